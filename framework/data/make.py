@@ -1,0 +1,51 @@
+"""Datasets by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from framework.data.batch import Dataset
+from framework.data.memory_tasks import adding, copy
+from framework.data.options import did_you_mean
+from framework.data.synth_speech import synth_speech
+from framework.data.text import text
+from framework.data.timit import timit
+from framework.errors import ConfigError
+
+DATASETS: Mapping[str, Callable[..., Dataset]] = {
+    "synth_speech": synth_speech,
+    "timit": timit,
+    "text": text,
+    "adding": adding,
+    "copy": copy,
+}
+
+
+def make_dataset(name: str, **options: Any) -> Dataset:
+    """Return the dataset `name` with its options (see DATASETS[name]).
+
+    ConfigError for an unknown name or option, a value of the wrong type, and whatever keeps the data from
+    being there.
+    """
+    if name not in DATASETS:
+        raise ConfigError(
+            "data", f"no dataset '{name}'", f"There are: {', '.join(DATASETS)}.{did_you_mean(name, DATASETS)}"
+        )
+    make = DATASETS[name]
+    known, types = inspect.signature(make).parameters, get_type_hints(make)
+    for option, value in options.items():
+        if option not in known:
+            raise ConfigError(
+                f"data.{option}",
+                f"{name} has no such option",
+                f"It has: {', '.join(known)}.{did_you_mean(option, known)}",
+            )
+        wanted = types[option]
+        if (isinstance(value, bool) and wanted is not bool) or not isinstance(value, wanted):
+            shown = getattr(wanted, "__name__", str(wanted))
+            raise ConfigError(
+                f"data.{option}", f"{value!r} is not {shown}", f"The default is {known[option].default!r}"
+            )
+    return make(**options)

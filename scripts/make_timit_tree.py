@@ -1,0 +1,84 @@
+"""Write the generated corpus as a TIMIT tree: TRAIN|TEST/DRn/SPEAKER/SENTENCE.WAV (NIST SPHERE), .PHN and
+.TXT.
+
+    python scripts/make_timit_tree.py out=DIR [speakers=24] [test=8] [sentences=10] [seed=0]
+
+`data=timit data.root=DIR` reads it back. Silence is labelled h#, other phones are among TIMIT's 61.
+The speakers of TEST are the corpus's own, not the official ones: the reader says so and takes them by turns
+for dev and test.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
+
+from framework.data.options import at_least, did_you_mean
+from framework.data.sphere import write_sphere
+from framework.data.synth_speech import make_corpus
+from framework.data.synthesis import Utterance
+from framework.errors import ConfigError, UserError
+
+DEFAULTS = {"speakers": 24, "test": 8, "sentences": 10, "seed": 0}
+
+
+def write_tree(out: Path, speakers: int, test: int, sentences: int, seed: int) -> int:
+    """Write the tree of `speakers` training and `test` test voices; return the number of sentences."""
+    written = 0
+    for folder, split, count in (("TRAIN", "train", speakers), ("TEST", "test", test)):
+        for i, (speaker, said) in enumerate(make_corpus(split, count, sentences, seed)):
+            place = out / folder / f"DR{i % 8 + 1}" / speaker.name.upper()
+            place.mkdir(parents=True, exist_ok=True)
+            for k, utterance in enumerate(said):
+                _write_sentence(place / f"SX{k + 1}", utterance)
+                written += 1
+    return written
+
+
+def _write_sentence(stem: Path, utterance: Utterance) -> None:
+    name = f"{stem.parent.name}_{stem.name}".lower()
+    write_sphere(stem.with_suffix(".WAV"), utterance.wave, name)
+    lines = [f"{s.begin} {s.end} {'h#' if s.label == 'sil' else s.label}\n" for s in utterance.segments]
+    stem.with_suffix(".PHN").write_text("".join(lines), encoding="ascii")
+    stem.with_suffix(".TXT").write_text(f"0 {len(utterance.wave)} {utterance.text}\n", encoding="ascii")
+
+
+def parse(arguments: list[str]) -> tuple[Path, dict[str, int]]:
+    """`key=value` words -> (out, sizes). ConfigError for anything else."""
+    out, sizes = None, dict(DEFAULTS)
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if key == "out" and value:
+            out = Path(value)
+        elif key in sizes and equals and value.isdigit():
+            sizes[key] = int(value)
+        else:
+            known = ["out", *DEFAULTS]
+            fix = f"Write {'=.. '.join(known)}=.. (numbers but for out).{did_you_mean(key, known)}"
+            raise ConfigError(word, "not understood", fix)
+    if out is None:
+        raise ConfigError("out", "no folder given", "Write out=DIR")
+    for key, least in (("speakers", 1), ("test", 2), ("sentences", 1)):
+        at_least(key, sizes[key], least)
+    return out, sizes
+
+
+def main(arguments: list[str]) -> int:
+    """Run from the command line; return the exit status."""
+    if "-h" in arguments or "--help" in arguments:
+        print(__doc__)
+        return 0
+    try:
+        out, sizes = parse(arguments)
+        written = write_tree(out, **sizes)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{written} sentences in {out}; train on them with: python train.py data=timit data.root={out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
