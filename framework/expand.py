@@ -1,13 +1,14 @@
-"""Cells -> nodes: every node of the graph with its text, its scope and its YAML path. Nothing is parsed here."""
+"""Cells -> nodes: each node with its text, its scope and its YAML path. No text is parsed here."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from framework.errors import GraphError
+from framework.fields import Init, joined, read_flag, read_init, read_inputs, read_layers, read_size
 from framework.names import check_keys, check_name, known
 from framework.scope import Alias, Leaf, Scope
 from framework.template import fill, loop, params_env
@@ -15,7 +16,6 @@ from framework.template import fill, loop, params_env
 NODE_KEYS = ("size", "is", "init", "for")
 CELL_NODE_KEYS = ("cell", "size", "in", "for", "init", "backward", "bidirectional", "layers")
 CELL_KEYS = ("inputs", "out", "nodes", "init", "params")
-Init = float | Literal["learned"]
 _SOURCE = re.compile(r"\s*([A-Za-z_]\w*(?:/[A-Za-z_]\w*)*)\s*(?:\[\s*t\s*(?:([+-])\s*(\d+)\s*)?\])?\s*\Z")
 
 
@@ -76,14 +76,14 @@ class Expander:
         """Add the nodes of one graph or cell instance, and what its `init:` says."""
         place = f"{around.place}nodes"
         if not isinstance(nodes, Mapping) or not nodes:
-            raise GraphError(place, "no nodes" if not nodes else f"must be a mapping, not {nodes!r}",
-                             "Write nodes: {h: tanh(full(x) + full(h[t-1]) + bias)}.")
+            raise GraphError(place, f"must be a mapping, not {nodes!r}" if nodes else "no nodes",
+                             'Write nodes: {h: "tanh(full(x) + full(h[t-1]) + bias)"}.')
         for key, entry in nodes.items():
             at = f"{place}.{key}"
             if isinstance(entry, Mapping) and "for" in entry:
                 name, steps = loop(fill(entry["for"], around.env, f"{at}.for"), around.env, f"{at}.for")
                 if name in around.env:
-                    raise GraphError(f"{at}.for", f"the loop variable {name!r} is also a param", "Rename one.")
+                    raise GraphError(f"{at}.for", f"{name!r} is a param, too", "Rename one of the two.")
                 if not isinstance(key, str) or "{" not in key:
                     raise GraphError(at, f"a node repeated over {name!r} has one name only",
                                      f"Name it with the loop variable: {key}{{{name}}}.")
@@ -139,17 +139,15 @@ class Expander:
         self.nodes[node.name] = node
 
     def _layers(self, around: Surroundings, name: str, entry: Mapping[str, Any], at: str) -> None:
-        layers = entry.get("layers", 1)
-        if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
-            raise GraphError(f"{at}.layers", f"{layers!r} is no number of layers", "Write a whole number from 1.")
+        layers = read_layers(entry.get("layers", 1), f"{at}.layers")
         definition = self._definition(entry, around, at)
-        inputs = cell_inputs(definition)
+        inputs = read_inputs(definition.spec, f"{definition.place}inputs")
         sources = self._sources(entry, inputs, definition.name, at)
         if layers == 1:
             self._direction(around, name, entry, definition, sources, at)
             return
         if not inputs:
-            raise GraphError(f"{at}.layers", f"cell {definition.name!r} has no input to stack on", "Drop layers.")
+            raise GraphError(f"{at}.layers", f"cell {definition.name!r} has no input", "Drop layers.")
         for layer in range(1, layers + 1):
             self._direction(around, f"{name}{layer}", entry, definition, sources, at)
             sources = {**sources, inputs[0]: (f"{name}{layer}", f"{at}.in")}
@@ -161,14 +159,15 @@ class Expander:
             raise GraphError(f"{at}.cell", f"{cell!r} is no name of a cell", "Write cell: lstm.")
         definition = self.find_cell(cell, f"{at}.cell")
         if cell in around.stack:
-            raise GraphError(f"{at}.cell", f"a cell that contains itself: {' > '.join((*around.stack, cell))}",
-                             "Break the circle.")
+            circle = " > ".join((*around.stack[around.stack.index(cell):], cell))
+            raise GraphError(f"{at}.cell", f"a cell contains itself: {circle}", "Break the circle.")
         return definition
 
     def _sources(self, entry: Mapping[str, Any], inputs: list[str], cell: str, at: str
                  ) -> dict[str, tuple[str, str]]:
         """Each input of the cell -> (expression text, place)."""
         given, at = entry.get("in"), f"{at}.in"
+        fix = f"Write in: {{{', '.join(f'{name}: ...' for name in inputs)}}}." if inputs else "Drop in."
         if isinstance(given, Mapping):
             for key in given:
                 if key not in inputs:
@@ -176,15 +175,14 @@ class Expander:
                                      known("Its inputs", key, inputs))
             missing = [name for name in inputs if name not in given]
             if missing:
-                raise GraphError(at, f"the input {missing[0]!r} of cell {cell!r} is not given",
-                                 f"Write in: {{{', '.join(f'{n}: ...' for n in inputs)}}}.")
-            return {name: (_joined(given[name], f"{at}.{name}"), f"{at}.{name}") for name in inputs}
+                raise GraphError(at, f"cell {cell!r} needs its input {missing[0]!r}", fix)
+            return {name: (joined(given[name], f"{at}.{name}"), f"{at}.{name}") for name in inputs}
         if given is None and inputs:
-            raise GraphError(at, f"cell {cell!r} needs its input", f"Write in: NODE ({', '.join(inputs)}).")
+            raise GraphError(at, f"cell {cell!r} needs its input {inputs[0]!r}",
+                             "Write in: NODE." if len(inputs) == 1 else fix)
         if given is not None and len(inputs) != 1:
-            raise GraphError(at, f"cell {cell!r} has {len(inputs)} inputs: {', '.join(inputs) or 'none'}",
-                             f"Write in: {{{', '.join(f'{n}: ...' for n in inputs)}}}." if inputs else "Drop in.")
-        return {name: (_joined(given, at), at) for name in inputs}
+            raise GraphError(at, f"cell {cell!r} has {len(inputs)} inputs: {', '.join(inputs) or 'none'}", fix)
+        return {name: (joined(given, at), at) for name in inputs}
 
     def _direction(self, around: Surroundings, name: str, entry: Mapping[str, Any], definition: Definition,
                    sources: dict[str, tuple[str, str]], at: str) -> None:
@@ -201,7 +199,8 @@ class Expander:
         inside: dict[str, tuple[str, str]] = {}
         for key, (text, place) in sources.items():
             if key in ("fwd", "bwd", "y"):
-                raise GraphError(place, f"the cell input {key!r} has a name that bidirectional needs", "Rename it.")
+                raise GraphError(f"{at}.bidirectional", f"the cell has an input named {key!r}",
+                                 "Rename it: fwd, bwd and y are the nodes of a bidirectional node.")
             self._pass(pair, key, text, around.scope, place)
             inside[key] = (key, place)
         inner = Surroundings(pair, around.env, around.size, around.place, around.stack)
@@ -233,7 +232,7 @@ class Expander:
         self._check_extra(given, spec, definition.name, at)
         size = read_size(entry["size"], f"{at}.size") if "size" in entry else around.size
         if size is None:
-            raise GraphError(at, "no size", f"Write {at.rpartition('.')[2]}: {{cell: {definition.name}, size: 128, ...}}.")
+            raise GraphError(at, "no size", f"Write {{cell: {definition.name}, size: 128, ...}}.")
         env = params_env(spec.get("params"), given, {**definition.env, "size": size}, at, f"{place}params")
         scope = Scope(f"{around.scope.path}{name}/", f"cell {definition.name}",
                       around.scope.mirror != back, around.scope)
@@ -265,54 +264,3 @@ class Expander:
         if not isinstance(target, (Leaf, Scope)) or str(out) in inputs:
             raise GraphError(f"{place}out", f"no node {out!r}", known("Its nodes", out, nodes))
         scope.out = str(out)
-
-
-def cell_inputs(definition: Definition) -> list[str]:
-    """The names a cell calls its inputs; `x` when it does not say."""
-    place = f"{definition.place}inputs"
-    names = definition.spec.get("inputs", ["x"])
-    if not isinstance(names, (list, tuple)):
-        raise GraphError(place, f"must be a list of names, not {names!r}", "Write inputs: [x, mask].")
-    for i, name in enumerate(names):
-        check_name(name, place, "cell input")
-        if name in names[:i]:
-            raise GraphError(place, f"the input {name!r} is there twice", "Rename one.")
-    return list(names)
-
-
-def _joined(given: object, place: str) -> str:
-    """An `in:` entry as one expression; a list is concatenated."""
-    parts = given if isinstance(given, (list, tuple)) else [given]
-    if not parts or not all(isinstance(part, str) and part.strip() for part in parts):
-        raise GraphError(place, f"{given!r} is no source", "Write in: l1, in: [a, b] or in: {x: l1}.")
-    return parts[0] if len(parts) == 1 else f"concat({', '.join(parts)})"
-
-
-def read_size(value: object, place: str) -> int:
-    """A positive whole number."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        hint = ' A param is written in quotes: "{size}".' if isinstance(value, Mapping) else ""
-        raise GraphError(place, f"{value!r} is no size", f"Write a whole number from 1.{hint}")
-    return value
-
-
-def read_flag(entry: Mapping[str, Any], key: str, at: str) -> bool:
-    """true or false, false when absent."""
-    value = entry.get(key, False)
-    if not isinstance(value, bool):
-        raise GraphError(f"{at}.{key}", f"{value!r} is neither true nor false", "Write true or false.")
-    return value
-
-
-def read_init(value: object, place: str) -> Init:
-    """A number or `learned`. YAML reads 1e-3 as a text, so texts of numbers count, too."""
-    if value == "learned":
-        return "learned"
-    try:
-        if not isinstance(value, bool):
-            number = float(value)  # type: ignore[arg-type]
-            if number - number == 0:
-                return number
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise GraphError(place, f"{value!r} is no start value", "Write a number or learned.")

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from framework.build import Builder, references
+from framework.build import Builder
+from framework.cells import CONF, CellLibrary, yaml_names
 from framework.errors import GraphError, GraphWarning
-from framework.expand import CELL_KEYS, Definition, Expander, RawNode, Surroundings, read_size
+from framework.expand import Expander, RawNode, Surroundings
+from framework.expr import Expr
+from framework.fields import read_size
 from framework.graph import Graph, Input, Node, Weight
 from framework.names import check_keys, check_name, known
+from framework.reading import Reader
 from framework.scope import Leaf, Scope
 from framework.template import fill, params_env
 from framework.yamlfile import read_yaml
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 GRAPH_KEYS = ("inputs", "nodes", "outputs", "cells", "init", "params")
 
 
@@ -34,26 +36,15 @@ def load_graph(source: str | Path | Mapping[str, Any], /, *, cell_dirs: Iterable
     env = params_env(spec.get("params"), params, {}, "", "params")
     scope = Scope("", "graph")
     inputs = _inputs(spec.get("inputs"), env, scope)
-    expander = Expander(_Cells(spec.get("cells"), env, cell_dirs).find)
+    expander = Expander(CellLibrary(spec.get("cells"), env, cell_dirs).find)
     expander.expand(Surroundings(scope, env, None, "", ()), spec.get("nodes"), spec.get("init"))
     for inside, name, alias in expander.aliases:
         inside.find(name, alias.place)  # a wrong `in:` is an error even where the cell never reads it
     _apply_init(expander)
     outputs = _outputs(fill(spec.get("outputs"), env, "outputs"), scope, inputs)
-
-    builder = Builder(inputs, sizes := {raw.name: raw.size for raw in expander.nodes.values() if raw.size})
-    early = _infer_sizes(expander.nodes, builder, sizes)
-    nodes = {}
-    weights: dict[str, Weight] = {}
-    for raw in expander.nodes.values():
-        expr = early[raw.name] if raw.name in early else builder.build(raw)
-        nodes[raw.name] = Node(raw.name, sizes[raw.name], expr, raw.init, raw.where)
-        if raw.init == "learned":
-            name = f"{raw.name}:init"
-            builder.weights[name] = Weight(name, (sizes[raw.name],), "init")
-    weights = builder.weights
+    nodes, weights, read = _build(expander.nodes, inputs)
     notes = tuple(f"inputs.{name}: nobody reads it. Use it in a node, or remove it."
-                  for name in inputs if name not in builder.read)
+                  for name in inputs if name not in read)
     for note in notes:
         warnings.warn(note, GraphWarning, stacklevel=2)
     return Graph(inputs, nodes, outputs, weights, notes)
@@ -63,30 +54,34 @@ def _read(source: str | Path | Mapping[str, Any]) -> Mapping[str, Any]:
     if isinstance(source, Mapping):
         return source
     if isinstance(source, str) and "\n" in source:
-        return read_yaml(source, "text")
+        return read_yaml(source, "graph")
     path = Path(source)
-    if not path.is_file() and not path.suffix and len(path.parts) == 1:
+    if not path.suffix and len(path.parts) == 1 and not path.is_file():
         path = CONF / "model" / f"{source}.yaml"
     if not path.is_file():
-        raise GraphError(str(source), "no such file", known("Shared models", str(source), _names(CONF / "model")))
-    return read_yaml(path.read_text(encoding="utf-8"), str(source))
-
-
-def _names(folder: Path) -> list[str]:
-    return sorted(path.stem for path in folder.glob("*.yaml"))
+        raise GraphError(str(source), "no such file",
+                         known("Shared models", str(source), yaml_names(CONF / "model")))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise GraphError(str(source), "is no text in UTF-8", "A graph is a YAML file.") from None
+    return read_yaml(text, path.name)
 
 
 def _inputs(spec: object, env: Mapping[str, Any], scope: Scope) -> dict[str, Input]:
     if not isinstance(spec, Mapping) or not spec:
-        raise GraphError("inputs", "no inputs" if not spec else f"must be a mapping, not {spec!r}",
+        raise GraphError("inputs", f"must be a mapping, not {spec!r}" if spec else "no inputs",
                          "Write inputs: {x: {size: 80}}.")
     inputs = {}
     for key, entry in spec.items():
         at = f"inputs.{key}"
         name, entry = check_name(fill(key, env, at), at, "input"), fill(entry, env, at)
-        if not isinstance(entry, Mapping) or len(entry) != 1:
-            raise GraphError(at, f"{entry!r} is no input", "Write {size: 80} for vectors or {vocab: 96} for indices.")
+        fix = "Write {size: 80} for vectors or {vocab: 96} for indices."
+        if not isinstance(entry, Mapping):
+            raise GraphError(at, f"{entry!r} is no input", fix)
         check_keys(entry, ("size", "vocab"), at)
+        if len(entry) != 1:
+            raise GraphError(at, "needs one of size and vocab", fix)
         (kind, number), = entry.items()
         number = read_size(number, f"{at}.{kind}")
         inputs[name] = Input(name, number) if kind == "size" else Input(name, 0, number)
@@ -97,79 +92,65 @@ def _inputs(spec: object, env: Mapping[str, Any], scope: Scope) -> dict[str, Inp
 def _outputs(spec: object, scope: Scope, inputs: Mapping[str, Input]) -> dict[str, str]:
     names = [spec] if isinstance(spec, str) else spec
     if not isinstance(names, (list, tuple)) or not names:
-        raise GraphError("outputs", "no outputs" if not names else f"must be a list of nodes, not {spec!r}",
+        raise GraphError("outputs", f"must be a list of nodes, not {spec!r}" if names else "no outputs",
                          "Write outputs: [logits].")
     outputs: dict[str, str] = {}
     for name in names:
-        if not isinstance(name, str) or name in outputs:
-            raise GraphError("outputs", f"{name!r} is there twice" if name in outputs else f"{name!r} is no name",
-                             "List each node once.")
-        full, _ = scope.find(name.strip(), "outputs")
-        if full in inputs:
-            raise GraphError("outputs", f"{name!r} is an input", "Name a node; a copy is {size: N, is: " + name + "}.")
-        outputs[name.strip()] = full
+        if not isinstance(name, str):
+            raise GraphError("outputs", f"{name!r} is no name of a node", "Write outputs: [logits].")
+        if name in outputs:
+            raise GraphError("outputs", f"{name!r} is there twice", "List each node once.")
+        outputs[name], _ = scope.find(name, "outputs")
+        if outputs[name] in inputs:
+            raise GraphError("outputs", f"{name!r} is an input", f'A copy of it is a node: {{is: "{name}"}}.')
     return outputs
 
 
 def _apply_init(expander: Expander) -> None:
-    """Inner settings come first in the list, so that the outer ones win."""
+    """Set start values; those of inner cells stand first in the list, so the outer ones win."""
     for setting in expander.settings:
         full, _ = setting.scope.find(setting.path, setting.place)
         if full not in expander.nodes:
-            raise GraphError(setting.place, f"{setting.path!r} is an input and has no start value of its own",
-                             "Its past is zero; make a node {is: " + setting.path + "} and set that one's.")
+            raise GraphError(setting.place, f"{setting.path!r} is an input, whose past is zero",
+                             f'Make a node {{is: "{setting.path}"}} and set its start value.')
         expander.nodes[full].init = setting.value
 
 
-def _infer_sizes(nodes: Mapping[str, RawNode], builder: Builder, sizes: dict[str, int]) -> dict[str, Any]:
+def _build(raw_nodes: Mapping[str, RawNode], inputs: Mapping[str, Input]
+           ) -> tuple[dict[str, Node], dict[str, Weight], set[str]]:
+    """All nodes in file order, their weights, and the names that are read."""
+    sizes = {raw.name: raw.size for raw in raw_nodes.values() if raw.size is not None}
+    builder = Builder(inputs, sizes)
+    inferred = _infer_sizes(raw_nodes, builder, sizes)
+    nodes = {}
+    for raw in raw_nodes.values():
+        expr = inferred.get(raw.name) or builder.build(raw)
+        nodes[raw.name] = Node(raw.name, sizes[raw.name], expr, raw.init, raw.where)
+        if raw.init == "learned":
+            name = f"{raw.name}:init"
+            builder.weights[name] = Weight(name, (sizes[raw.name],), "init")
+    return nodes, builder.weights, builder.read
+
+
+def _infer_sizes(nodes: Mapping[str, RawNode], builder: Builder, sizes: dict[str, int]) -> dict[str, Expr]:
     """Build the nodes without a size (joined inputs, both directions), each after those it reads."""
-    built: dict[str, Any] = {}
+    built: dict[str, Expr] = {}
     for start in nodes.values():
-        stack = [start] if start.name not in sizes else []
+        stack = [] if start.name in sizes else [start]
+        waiting: set[str] = set()  # names on the stack whose sources were asked for
         while stack:
             raw = stack[-1]
-            if raw.name in sizes:
-                stack.pop()
-                continue
-            reads = references(builder.parse(raw), raw.scope, raw.at)
-            missing = [name for name in reads if name in nodes and name not in sizes]
-            if missing:
-                stack.extend(nodes[name] for name in missing)
-                continue
-            expr = builder.build(raw)
-            built[raw.name] = replace(expr)
-            sizes[raw.name] = raw.size = expr.size
+            if raw.name not in sizes:
+                reader = Reader(raw)
+                reads = reader.references(reader.tree())
+                missing = [name for name in reads if name in nodes and name not in sizes]
+                if missing:
+                    if raw.name in waiting:
+                        raise GraphError(raw.at, "its size depends on itself", "Give it a node with a size.")
+                    waiting.add(raw.name)
+                    stack.extend(nodes[name] for name in missing)
+                    continue
+                built[raw.name] = expr = builder.build(raw)
+                sizes[raw.name] = expr.size
+            stack.pop()
     return built
-
-
-class _Cells:
-    """Finds cells: the graph's own, then the folders given, then conf/cell. Each file is read once."""
-
-    def __init__(self, local: object, env: Mapping[str, Any], folders: Iterable[str | Path]):
-        if local is not None and not isinstance(local, Mapping):
-            raise GraphError("cells", f"must be a mapping, not {local!r}", "Write cells: {mine: {out: h, nodes: ...}}.")
-        self.local: Mapping[str, Any] = local or {}
-        self.env = env
-        self.folders = [*map(Path, folders), CONF / "cell"]
-        self.found: dict[str, Definition] = {}
-
-    def find(self, name: str, place: str) -> Definition:
-        """The cell's definition; GraphError with the cells there are."""
-        if name not in self.found:
-            self.found[name] = self._look(name, place)
-        return self.found[name]
-
-    def _look(self, name: str, place: str) -> Definition:
-        if name in self.local:
-            spec, path, env = self.local[name], f"cells.{name}.", self.env
-        else:
-            files = (folder / f"{name}.yaml" for folder in self.folders)
-            file = next((file for file in files if file.is_file()), None)
-            if file is None:
-                there = [*map(str, self.local), *(n for folder in self.folders for n in _names(folder))]
-                raise GraphError(place, f"no cell {name!r}", known("Cells", name, dict.fromkeys(there)))
-            spec, path, env = read_yaml(file.read_text(encoding="utf-8"), file.name), f"{file.name}:", {}
-        if not isinstance(spec, Mapping):
-            raise GraphError(path.rstrip(".:"), f"a cell must be a mapping, not {spec!r}", "Write {out: h, nodes: ...}.")
-        check_keys(spec, CELL_KEYS, path.rstrip(".:"))
-        return Definition(name, spec, path, env)

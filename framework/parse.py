@@ -17,7 +17,7 @@ _CHAIN = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\s*/\s*[A-Za-z_]\w*(?!\w*\s*\())+
 
 
 def parse(text: str, is_path: Callable[[list[str], str], bool], place: str) -> ast.expr:
-    """Parse an expression. `is_path(["l1", "c"], place)` says whether l1/c is a node rather than a division."""
+    """Parse an expression; `is_path(["l1", "c"], place)`: is l1/c a node rather than a division?"""
     if "\n" in text:
         text = " ".join(line.split("#", 1)[0].strip() for line in text.splitlines())
     if "/" in text:

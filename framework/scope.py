@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from framework.errors import GraphError
@@ -84,23 +83,19 @@ class Scope:
 
     def unknown(self, path: str, place: str) -> GraphError:
         """The error for a name that means nothing here."""
-        where, name, names = f"{self.what.capitalize() if self.parent else 'Nodes'}", path, self.names
-        if "/" in path:
-            head, _, name = path.rpartition("/")
-            inner: object = self
-            for part in head.split("/"):
-                inner = inner.names.get(part) if isinstance(inner, Scope) else None
-            if isinstance(inner, Scope):
-                return GraphError(place, f"no node {name!r} in {head}", known(f"Nodes of {head}", name, inner.names))
-        fix = known("Nodes here" if not self.parent else f"Names in {where.lower()}", name, names)
+        head, _, last = path.rpartition("/")
+        inner: object = self
+        for part in head.split("/") if head else ():
+            inner = inner.names.get(part) if isinstance(inner, Scope) else None
+        if head and isinstance(inner, Scope):
+            return GraphError(place, f"no node {last!r} in {head!r}", known("Its nodes", last, inner.names))
+        first = path.split("/")[0]
+        if head and first in self.names:
+            return GraphError(place, f"{first!r} in {path!r} has no nodes inside", "Only a cell node has.")
+        fix = known(f"Names in {self.what}" if self.parent else "Nodes here", path, self.names)
         outer = self.parent
-        while outer is not None:
-            if path.split("/")[0] in outer.names:
-                fix += " A cell sees only its own names: pass it as an input with in: {name: node}."
-                break
+        while outer is not None and first not in outer.names:
             outer = outer.parent
+        if outer is not None:
+            fix += f" A cell sees only its own names: to pass it, write in: {{...: {first}}}."
         return GraphError(place, f"no node {path!r}", fix)
-
-    def aliases(self) -> Iterator[tuple[str, Alias]]:
-        """The inputs of this cell that stand for other names."""
-        return ((name, t) for name, t in self.names.items() if isinstance(t, Alias))

@@ -1,4 +1,4 @@
-"""Params: `"{name}"` and `"{depth + 1}"` inside the strings of a graph or a cell, and `for: l in 2..depth`."""
+"""Params: `"{name}"` and `"{depth + 1}"` in the strings of a graph or a cell, and `for: l in 2..depth`."""
 
 from __future__ import annotations
 
@@ -121,5 +121,6 @@ def loop(spec: object, env: Env, place: str) -> tuple[str, range]:
     name = check_name(match[1], place, "loop variable")
     ends = [evaluate(text, env, place) for text in match.groups()[1:]]
     if any(isinstance(end, bool) or not isinstance(end, int) for end in ends):
-        raise GraphError(place, f"{spec!r} runs from {ends[0]!r} to {ends[1]!r}", "Both must be whole numbers.")
+        raise GraphError(place, f"{spec!r} runs from {ends[0]!r} to {ends[1]!r}",
+                         "Both must be whole numbers.")
     return name, range(ends[0], ends[1] + 1)

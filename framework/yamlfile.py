@@ -17,15 +17,16 @@ class _Loader(_Base):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
-        for key_node, _ in node.value:
-            if isinstance(key_node, yaml.MappingNode):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "curly brackets without quotes: write a param as \"{name}\"", key_node.start_mark)
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key_node.value!r} is there twice", key_node.start_mark)
-            if isinstance(key_node.value, str) and key_node.value != "<<":
-                seen.add(key_node.value)
+        for key, _ in node.value:
+            problem = None
+            if not isinstance(key, yaml.ScalarNode):
+                problem = "curly brackets without quotes; a param is written \"{name}\""
+            elif key.value in seen:
+                problem = f"the key {key.value!r} is there twice"
+            if problem:
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            if key.tag != "tag:yaml.org,2002:merge":
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
