@@ -23,3 +23,7 @@ class DataError(UserError):
 
 class GraphWarning(UserWarning):
     """A graph that means something, though perhaps not what was meant, e.g. an input that nobody reads."""
+
+
+class TrainingError(UserError):
+    """A run that cannot go on: a loss that is not finite, a disk that is full. What was saved is named."""

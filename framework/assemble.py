@@ -1,0 +1,158 @@
+"""From plain values to the parts of a run: dataset, graph, network, task. For train.py and the scripts."""
+
+from __future__ import annotations
+
+import os
+import random
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from framework.network import Network
+
+from framework.data import Dataset, make_dataset
+from framework.errors import ConfigError, GraphWarning
+from framework.graph import Graph
+from framework.load import load_graph
+from framework.logging import warn
+from framework.task import Task, make_task
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of."""
+
+    dataset: Dataset
+    graph: Graph
+    net: Network
+    task: Task
+    device: str
+
+
+def assemble(
+    *,
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    cell: Mapping[str, Any] | None = None,
+    cell_name: str = "",
+    task: str = "auto",
+    runner: str = "auto",
+    seed: int = 1,
+    device: str = "cpu",
+    threads: int = 0,
+) -> Parts:
+    """Make the parts; nothing is written anywhere but in caches.
+
+    model, cell: graphs as mappings, as in conf/model and conf/cell; data: options of a dataset and its
+    `name`; seed: of the weights. Raises GraphError, ConfigError or DataError.
+    """
+    device = find_device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)  # saturated gates make denormals, which slow a CPU many times
+    data = dict(data)
+    dataset = make_dataset(data.pop("name"), **data)
+    graph = model_graph(model, dataset, cell, cell_name)
+    random.seed(seed)
+    torch.manual_seed(seed)
+    net = Network(graph, runner=runner).to(device)
+    return Parts(dataset, graph, net, make_task(task, dataset), device)
+
+
+def model_graph(
+    model: Mapping[str, Any], dataset: Dataset, cell: Mapping[str, Any] | None = None, cell_name: str = ""
+) -> Graph:
+    """The graph of a model, its params `input` and `classes` (and `cell`, when one is given) filled.
+
+    Raises ConfigError when the model takes no cell, or does not fit the dataset; GraphError for the rest.
+    """
+    model = dict(model)
+    params = model.get("params") or {}
+    given: dict[str, Any] = {
+        key: value
+        for key, value in (("input", dict(dataset.input)), ("classes", dataset.classes))
+        if key in params
+    }
+    if cell is not None:
+        if "cell" not in params:
+            raise ConfigError(
+                "cell",
+                f"this model has no param 'cell' to put {cell_name} in",
+                "Use model=stack, or leave out cell=.",
+            )
+        given["cell"] = cell_name
+        model["cells"] = {**(model.get("cells") or {}), cell_name: cell}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GraphWarning)  # shown below, one line each
+        graph = load_graph(model, **given)
+    for note in graph.warnings:
+        warn(note)
+    _check_fit(graph, dataset)
+    return graph
+
+
+def _check_fit(graph: Graph, dataset: Dataset) -> None:
+    """One input of the data's size, and an output with a unit per class."""
+    if len(graph.inputs) != 1:
+        raise ConfigError(
+            "model.inputs",
+            f"train.py feeds one input, this model has {', '.join(graph.inputs)}",
+            "Use framework.Network for several inputs.",
+        )
+    (source,) = graph.inputs.values()
+    wanted = dataset.input
+    if (source.vocab, source.size) != (wanted.get("vocab"), wanted.get("size", 0)):
+        has = f"{{vocab: {source.vocab}}}" if source.vocab else f"{{size: {source.size}}}"
+        gives = ", ".join(f"{key}: {value}" for key, value in wanted.items())
+        raise ConfigError(
+            f"model.inputs.{source.name}",
+            f"it is {has}, data={dataset.name} gives {{{gives}}}",
+            'Write the input as "{input}" and give the model `params: {input: {size: 1}}`.',
+        )
+    if len(graph.outputs) > 1 and "logits" not in graph.outputs:
+        raise ConfigError(
+            "model.outputs", f"which of {', '.join(graph.outputs)} is to be trained", "Call it logits."
+        )
+    name = "logits" if "logits" in graph.outputs else next(iter(graph.outputs))
+    node = graph.nodes.get(graph.outputs[name])
+    size = node.size if node else source.size
+    if size != dataset.classes:
+        raise ConfigError(
+            f"model.outputs.{name}",
+            f"it has {size} units, data={dataset.name} has {dataset.classes} classes",
+            'Write its size as "{classes}" and give the model `params: {classes: 1}`.',
+        )
+
+
+def find_device(name: str) -> str:
+    """The torch device for "auto" (cuda when there is one), or `name` itself.
+
+    Raises ConfigError when there is no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise ConfigError(
+            "train.device", f"there is no kind of device '{name}'", "Use auto, cpu or cuda."
+        ) from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.device", "torch sees no CUDA device here", "Use train.device=cpu or auto.")
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError("train.device", f"'{name}' was never tried", "Use auto, cpu or cuda.")
+    return name
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ConfigError unless a run can be written under `folder`, or under the first parent that exists."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigError(
+            "run_dir", f"nothing can be written in {place}", "Give another one: run_dir=FOLDER."
+        )

@@ -1,0 +1,274 @@
+"""What a run writes down: one JSON object per line, always; Weights & Biases beside it, when it can.
+
+The JSON log is the truth of a run: it is flushed after every line, and a resumed run first cuts it back to
+where its checkpoint was written, so no step is in it twice. Weights & Biases must never stop, hang or fail a
+run: it starts online only with a key, every wait has a limit, and a failure is one warning.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import netrc
+import os
+import resource
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from framework.errors import ConfigError, TrainingError
+
+Record = Mapping[str, Any]
+
+
+class Log(Protocol):
+    """Takes records; `kind` in a record says what it is: start, step, eval, resume or end."""
+
+    def write(self, record: Record) -> None:
+        """Write one record down."""
+        ...
+
+    def close(self) -> None:
+        """Bring everything to its place; called once, also after a failure."""
+        ...
+
+
+class JsonLog:
+    """`metrics.jsonl`: a JSON object per line, on the disk before `write` returns to the caller.
+
+    `position` bytes of an earlier run are kept, what lies behind them is cut off (exact resume).
+    """
+
+    def __init__(self, path: Path, position: int = 0):
+        self.path = path
+        self.file = open(path, "ab")
+        if self.file.tell() < position:
+            self.file.close()
+            raise ConfigError(
+                str(path),
+                f"it has lost lines: the checkpoint was written at byte {position}",
+                "Resume from a copy of the whole folder.",
+            )
+        self.file.truncate(position)
+
+    def write(self, record: Record) -> None:
+        """Append one line. Raises TrainingError when it cannot be written."""
+        try:
+            self.file.write(json.dumps(_plain(record), allow_nan=False).encode() + b"\n")
+            self.file.flush()
+        except OSError as error:
+            raise TrainingError(
+                str(self.path),
+                f"cannot write the log: {error.strerror or error}",
+                "Make room and resume the run.",
+            ) from error
+
+    def position(self) -> int:
+        """Bytes written so far."""
+        return self.file.tell()
+
+    def sync(self) -> None:
+        """Bring the lines to the disk itself, before a checkpoint points behind them."""
+        os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All records of a JSON log; a last line that was cut short by a crash is left out."""
+    records = []
+    for line in path.read_bytes().split(b"\n"):
+        if line:
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return records
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become their names."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+class WandbLog:
+    """Weights & Biases in `folder`/wandb. Make it by `start_wandb`.
+
+    Its calls run with a time limit: after one that fails or hangs, a warning is printed and the rest of the
+    run goes on without it.
+    """
+
+    def __init__(self, run: Any, wait_seconds: float = 20.0):
+        self.run, self.wait_seconds = run, wait_seconds
+
+    def write(self, record: Record) -> None:
+        """Send the numbers of a record, named `<kind>/<key>`; texts go to the run's summary."""
+        if self.run is None:
+            return
+        kind = record["kind"]
+        step = record.get("step", 0)
+        numbers = {
+            f"{kind}/{k}": v for k, v in _flat(record).items() if isinstance(v, int | float) and k != "step"
+        }
+        texts = {f"{kind}/{k}": v for k, v in _flat(record).items() if isinstance(v, str) and k != "kind"}
+        self._call("log", lambda: (self.run.log({**numbers, "step": step}), self.run.summary.update(texts)))
+
+    def close(self) -> None:
+        """Finish the run; waits a limited time."""
+        if self.run is not None:
+            self._call("finish", self.run.finish)
+            self.run = None
+
+    def _call(self, what: str, call: Callable[[], Any]) -> None:
+        _, problem = within(self.wait_seconds, call)
+        if problem is not None:
+            warn(f"wandb {what} failed ({problem}): going on without it; metrics.jsonl has everything.")
+            self.run = None
+
+
+def start_wandb(
+    mode: str, folder: Path, *, name: str, project: str, config: Record, init_seconds: float = 20.0
+) -> WandbLog | None:
+    """A wandb log in `folder`, or None when it cannot start (one warning says why).
+
+    `mode` is online, offline, or auto: what the environment variable WANDB_MODE says, or else online with a
+    key and offline without. An online start that fails goes on offline.
+    """
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
+    if mode == "disabled":
+        return None
+    try:
+        import wandb  # lazily: it takes half a second
+    except ImportError as error:
+        warn(f"wandb is not to be had ({error}): only metrics.jsonl is written.")
+        return None
+
+    def begin(mode: str) -> Any:
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=init_seconds,
+            finish_timeout=init_seconds,
+            disable_git=True,
+            disable_code=True,
+            save_code=False,
+        )
+        return wandb.init(
+            project=project,
+            name=name,
+            dir=str(folder),
+            mode=mode,
+            config=dict(config),
+            settings=settings,
+            reinit="finish_previous",
+        )
+
+    run, problem = within(2 * init_seconds, lambda: begin(mode))
+    if problem is not None and mode == "online":
+        warn(f"wandb cannot go online ({problem}): logging offline; `wandb sync` sends it later.")
+        run, problem = within(2 * init_seconds, lambda: begin("offline"))
+    if problem is not None:
+        warn(f"wandb cannot start ({problem}): only metrics.jsonl is written.")
+        return None
+    return WandbLog(run)
+
+
+def has_key() -> bool:
+    """True when a Weights & Biases key is set in the environment or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
+    try:
+        hosts = netrc.netrc(path).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return any(host == "api.wandb.ai" for host in hosts)
+
+
+def within(seconds: float, call: Callable[[], Any]) -> tuple[Any, str | None]:
+    """Run `call` for at most `seconds`: its result and None, or None and what went wrong in one line.
+
+    A call that does not come back is left behind in its thread; it cannot keep the program alive.
+    """
+    result: list[Any] = []
+    problem: list[str] = [f"no answer within {seconds:g} s"]
+
+    def work() -> None:
+        try:
+            result.append(call())
+            problem.clear()
+        except BaseException as error:
+            text = str(error).strip().splitlines()
+            problem[:] = [text[0] if text else type(error).__name__]
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return (None, problem[0]) if problem else (result[0], None)
+
+
+def warn(text: str) -> None:
+    """One line to the user on the error stream."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def _flat(record: Record, prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            found.update(_flat(value, f"{prefix}{key}/"))
+        else:
+            found[prefix + key] = value
+    return found
+
+
+def peak_bytes(device: str) -> int:
+    """Most memory used so far: the device's own, or this process's resident set."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # macOS counts bytes, Linux KiB
+
+
+class Logs:
+    """The JSON log and whatever logs stand beside it, as one."""
+
+    def __init__(self, json_log: JsonLog, *others: Log | None):
+        self.json = json_log
+        self.others = [log for log in others if log is not None]
+
+    def write(self, record: Record) -> None:
+        """Write to all; the JSON log comes first."""
+        self.json.write(record)
+        for log in self.others:
+            log.write(record)
+
+    def tick(self, step: int) -> None:
+        """Update number `step` is done; only a progress bar wants to know."""
+        for log in self.others:
+            getattr(log, "tick", lambda step: None)(step)
+
+    def sync(self) -> None:
+        """Bring the JSON log to the disk."""
+        self.json.sync()
+
+    def position(self) -> int:
+        """Bytes in the JSON log."""
+        return self.json.position()
+
+    def close(self) -> None:
+        """Close all."""
+        for log in self.others:
+            log.close()
+        self.json.close()

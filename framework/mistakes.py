@@ -1,0 +1,90 @@
+"""Mistakes on the command line as one line each: the option, what is wrong with it, what there is instead."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+import yaml
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from framework.errors import ConfigError
+from framework.options import CONF, GROUPS, Config, LoggerConfig, TaskConfig, TrainConfig, options
+
+
+def explain(error: HydraException | OmegaConfBaseException, arguments: Iterable[str] = ()) -> ConfigError:
+    """A composition error of Hydra as one of ours: one line with the place, the cause and a fix."""
+    text = str(error)
+    if match := re.search(r"Could not find '(\w+)/([^']*)'", text):
+        group, choice = match[1], match[2]
+        return ConfigError(
+            group, f"there is no '{choice}'", near(choice, options(group), f"Choices of {group}")
+        )
+    if match := re.search(r"Could not override '([\w./@-]+)'", text):
+        return unknown_key(match[1], dict(each.split("=", 1) for each in arguments if "=" in each))
+    if match := re.search(r"Error merging override (\S+)", text):
+        return ConfigError(match[1].lstrip("+~").split("=")[0], *value_error(error.__cause__ or error))
+    first = " ".join(text.split("\nSee ")[0].split())
+    return ConfigError(
+        "command line",
+        first,
+        "Options look like train.epochs=3; a value with commas or = signs "
+        "needs quotes: \"data.path='a=b.txt'\".",
+    )
+
+
+def unknown_key(key: str, choices: Mapping[str, str]) -> ConfigError:
+    """An option that does not exist, with those that do. `choices`: which file of a group was chosen."""
+    group, _, rest = key.partition(".")
+    kinds = {"train": TrainConfig, "logger": LoggerConfig, "task": TaskConfig}
+    if not rest or group not in (*GROUPS, "optimizer"):
+        return ConfigError(key, "there is no such option", near(group, top_level()))
+    if group in kinds:
+        return ConfigError(
+            key,
+            "there is no such option",
+            near(rest, [each.name for each in dataclasses.fields(kinds[group])]),
+        )
+    chosen = choices.get(group) or _default_choice(group)
+    file = CONF / group / f"{chosen}.yaml"
+    known = list(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else []
+    place = f"{group}={chosen}" if chosen else group
+    if rest.startswith("params.") and "params" in known:
+        known = list(yaml.safe_load(file.read_text(encoding="utf-8"))["params"])
+        return ConfigError(key, f"{place} has no such param", near(rest.split(".")[1], known))
+    return ConfigError(key, f"{place} has no such option", near(rest, known) if known else "")
+
+
+def top_level() -> list[str]:
+    """Everything that may stand before the first = or dot."""
+    alone = [each.name for each in dataclasses.fields(Config) if each.name not in (*GROUPS, "choices")]
+    return [*GROUPS, *alone]
+
+
+def _default_choice(group: str) -> str:
+    """The file of a group that conf/config.yaml chooses."""
+    defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+    return next((each[group] or "" for each in defaults if isinstance(each, dict) and group in each), "")
+
+
+def value_error(error: BaseException) -> tuple[str, str]:
+    """Cause and fix of a value of the wrong type."""
+    text = str(error).splitlines()[0]
+    if match := re.search(r"Value '(.*)' of type '\w+' could not be converted to (\w+)", text):
+        kind = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false"}.get(
+            match[2], match[2]
+        )
+        return f"'{match[1]}' is not {kind}", f"Give {kind}."
+    if "is not a subclass of" in text or "Cannot assign" in text:
+        return "this is a group of options, not a value", "Set the options in it, e.g. train.epochs=3."
+    return text.rstrip("."), ""
+
+
+def near(word: str, known: Iterable[str], title: str = "There are") -> str:
+    """The names there are, and the one that was probably meant."""
+    known = list(known)
+    match = difflib.get_close_matches(word, known, n=1)
+    return f"{title}: {', '.join(known)}." + (f" Did you mean '{match[0]}'?" if match else "")

@@ -1,0 +1,228 @@
+"""One run from start to end: check, make the folder, train, test, report. Plain values in, a folder out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from framework import checkpoint
+from framework.assemble import Parts, assemble, check_writable
+from framework.console import Console
+from framework.errors import ConfigError
+from framework.evaluate import evaluate
+from framework.logging import JsonLog, Logs, start_wandb
+from framework.optim import Schedule, make_optimizer
+from framework.report import Curves, final_summary
+from framework.trainer import Trainer
+
+
+def run(
+    *,
+    model: Mapping[str, Any],
+    data: Mapping[str, Any],
+    cell: Mapping[str, Any] | None,
+    choices: Mapping[str, str],
+    task: str,
+    optimizer: Mapping[str, Any],
+    train: Mapping[str, Any],
+    logger: Mapping[str, Any],
+    runner: str,
+    seed: int,
+    run_dir: Path | None,
+    resume_from: Path | None,
+    runs: Path,
+    stamp: str,
+    config_text: str,
+) -> float | None:
+    """Train as told and return the best metric on dev.
+
+    model and cell are graphs, data and optimizer options with a `name`, train and logger the options of
+    conf/train and conf/logger. choices: names of model, cell and data, for people. runs, stamp: where a
+    new folder goes and how its name begins. config_text: kept in the folder and in checkpoints.
+    Raises GraphError, ConfigError or DataError before anything is written; TrainingError later.
+    """
+    train, optimizer = dict(train), dict(optimizer)
+    content, note = checkpoint.load(resume_from) if resume_from else (None, "")
+    parts = assemble(
+        model=model,
+        data=data,
+        cell=cell,
+        cell_name=choices.get("cell", ""),
+        task=task,
+        runner=runner,
+        seed=seed,
+        device=train.pop("device"),
+        threads=train.pop("threads"),
+    )
+    progress_seconds = train.pop("progress_seconds")
+    total = total_updates(parts, train["epochs"], train["max_steps"], train["accumulate"])
+    schedule = Schedule(
+        train.pop("schedule"),
+        lr=optimizer["lr"],
+        warmup=train.pop("warmup"),
+        total=total,
+        factor=train.pop("plateau_factor"),
+        patience=train.pop("plateau_patience"),
+        min_lr=train.pop("min_lr"),
+        better=parts.task.better,
+    )
+    torch_optimizer = make_optimizer(params=parts.net.parameters(), **optimizer)
+    plan = str(parts.net.plan)
+    folder = resume_from.parent if resume_from else new_folder(runs, stamp, choices, run_dir)
+    trainer = Trainer(
+        parts.net,
+        parts.dataset,
+        parts.task,
+        torch_optimizer,
+        schedule,
+        folder,
+        device=parts.device,
+        extra={"config": config_text, "plan": plan},
+        **train,
+    )
+    if content is not None:
+        trainer.load(content, str(resume_from))
+        if note:
+            print(note, file=sys.stderr)
+        if why := trainer.over():
+            raise ConfigError(str(folder), f"this run is over: {why}", "Give it more, e.g. train.epochs=20.")
+    if not resume_from:
+        folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(config_text, encoding="utf-8")
+    (folder / "plan.txt").write_text(plan + "\n", encoding="utf-8")
+
+    console = Console(total, trainer.at.step, progress_seconds)
+    print(_opening(parts, choices, folder, trainer.at.step), file=sys.stderr, flush=True)
+    json_log = JsonLog(folder / "metrics.jsonl", content["log_bytes"] if content else 0)
+    wandb = (
+        None
+        if logger["mode"] == "none"
+        else start_wandb(
+            logger["mode"],
+            folder,
+            name=folder.name,
+            project=logger["project"],
+            config={
+                "choices": dict(choices),
+                "model": dict(model),
+                "data": dict(data),
+                "optimizer": optimizer,
+                "train": train,
+                "seed": seed,
+            },
+        )
+    )
+    logs = Logs(json_log, wandb, console, Curves(folder, parts.task.metric))
+    try:
+        logs.write(_first_record(parts, choices, plan, seed, trainer))
+        why = trainer.fit(logs)
+        test = {} if trainer.interrupted else _test(trainer, logs, why)
+    finally:
+        logs.close()
+    print(
+        final_summary(
+            folder,
+            why,
+            test,
+            trainer.at.best,
+            trainer.at.best_step,
+            parts.task.metric,
+            trainer.at.seconds,
+            generates=hasattr(parts.dataset, "decode"),
+        )
+    )
+    return trainer.at.best
+
+
+def _test(trainer: Trainer, logs: Logs, why: str) -> dict[str, float]:
+    """Metrics on test with the best weights; the last record of a run."""
+    best = trainer.folder / "best.pt"
+    if best.exists():
+        checkpoint.put_weights(trainer.net, checkpoint.load(best)[0]["weights"], str(best))
+    test = evaluate(
+        trainer.net, trainer.dataset, trainer.task, "test", device=trainer.device, autocast=trainer.autocast
+    )
+    logs.write(
+        {
+            "kind": "end",
+            "split": "test",
+            "step": trainer.at.step,
+            "why": why,
+            **test,
+            "best": trainer.at.best,
+            "best_step": trainer.at.best_step,
+            "seconds": trainer.at.seconds,
+        }
+    )
+    return test
+
+
+def _first_record(
+    parts: Parts, choices: Mapping[str, str], plan: str, seed: int, trainer: Trainer
+) -> dict[str, Any]:
+    """What a run is: everything that one may want to know of it years later."""
+    return {
+        "kind": "resume" if trainer.at.step else "start",
+        "step": trainer.at.step,
+        "choices": dict(choices),
+        "task": parts.task.name,
+        "data": parts.dataset.describe(),
+        "weights": weight_count(parts),
+        "plan": plan,
+        "predicted_bytes": parts.net.plan.predicted_bytes,
+        "seed": seed,
+        "device": parts.device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+    }
+
+
+def _opening(parts: Parts, choices: Mapping[str, str], folder: Path, step: int) -> str:
+    model = " ".join(filter(None, (choices.get("model"), choices.get("cell"))))
+    begin = f"resuming {folder} at update {step}" if step else f"run {folder}"
+    return (
+        f"{begin}\n{model}: {weight_count(parts):,} weights, task {parts.task.name}, on {parts.device}\n"
+        f"{parts.dataset.describe()}"
+    )
+
+
+def weight_count(parts: Parts) -> int:
+    """Number of trainable numbers."""
+    return sum(view.numel() for view in parts.net.weights().values())
+
+
+def total_updates(parts: Parts, epochs: int, max_steps: int, accumulate: int) -> int:
+    """Updates that a run will make, as far as it is limited by them (0: not known). Exact but for streams."""
+    batches = parts.dataset.count("train", 0)
+    if not batches:
+        raise ConfigError(f"data.{parts.dataset.name}", "its train split is empty", "Give it more data.")
+    limits = [each for each in (epochs * -(-batches // accumulate), max_steps) if each]
+    return min(limits, default=0)
+
+
+def new_folder(runs: Path, stamp: str, choices: Mapping[str, str], run_dir: Path | None) -> Path:
+    """Where a new run goes: `run_dir`, or runs/<stamp>_<model>_<data> with -2, -3, ... while it is taken.
+
+    Raises ConfigError when run_dir holds a run already, or nothing can be written there.
+    """
+    if run_dir is not None:
+        if (run_dir / "last.pt").exists() or (run_dir / "metrics.jsonl").exists():
+            raise ConfigError(
+                "run_dir",
+                f"{run_dir} holds a run already",
+                f"Go on with resume={run_dir}, or give another folder.",
+            )
+        check_writable(run_dir)
+        return run_dir
+    name = "_".join([stamp, choices.get("model", "model"), choices.get("data", "data")])
+    folder, number = runs / name, 1
+    while folder.exists():
+        number += 1
+        folder = runs / f"{name}-{number}"
+    check_writable(folder)
+    return folder

@@ -1,0 +1,324 @@
+"""The training loop: update, evaluate, save, and go on exactly where a killed run stopped.
+
+Everything that decides the next number lies in `Position`, the weights, the optimizer, the schedule, the
+random generators and the carried state; a checkpoint holds all of it. The clock decides only when to print,
+to save and to stop, never what is computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from framework.state import State
+from torch import Tensor, nn
+
+from framework import checkpoint
+from framework.data import Batch, Dataset
+from framework.errors import TrainingError
+from framework.evaluate import add, batch_to, evaluate, forward
+from framework.logging import Logs, peak_bytes
+from framework.optim import Schedule
+from framework.task import Task, better
+
+
+@dataclass
+class Position:
+    """Where a run is: batches of `epoch` done, updates and frames in all, and what evaluations have said."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    best_step: int = 0
+    waited: int = 0  # evaluations since the best
+    evaluated: int = -1  # update of the last evaluation
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Trainer:
+    """Trains `net` on `dataset`; `folder` gets best.pt and last.pt.
+
+    epochs, max_steps, max_minutes: whichever is reached first ends the run (0: no limit). clip: largest norm
+    of the whole gradient (0: none). accumulate: batches per update, weighted by their scored frames, so that
+    the update equals one large batch. patience: evaluations without a better metric before the run stops
+    (0: never). eval_steps: updates between evaluations (0: at the end of each epoch); eval_batches: batches
+    of dev looked at (0: all). autocast: "none" or "bf16". extra: what checkpoints also carry (config, plan).
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        dataset: Dataset,
+        task: Task,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        folder: Path,
+        *,
+        epochs: int = 10,
+        max_steps: int = 0,
+        max_minutes: float = 0.0,
+        clip: float = 1.0,
+        accumulate: int = 1,
+        patience: int = 0,
+        eval_steps: int = 0,
+        eval_batches: int = 0,
+        log_steps: int = 10,
+        save_minutes: float = 10.0,
+        device: str = "cpu",
+        autocast: str = "none",
+        extra: dict[str, str] | None = None,
+    ):
+        self.net, self.dataset, self.task = net, dataset, task
+        self.optimizer, self.schedule, self.folder = optimizer, schedule, folder
+        self.epochs, self.max_steps, self.max_minutes = epochs, max_steps, max_minutes
+        self.clip, self.accumulate, self.patience = clip, accumulate, patience
+        self.eval_steps, self.eval_batches, self.log_steps = eval_steps, eval_batches, log_steps
+        self.save_minutes, self.device, self.autocast = save_minutes, device, autocast
+        self.extra = extra or {}
+        self.at = Position()
+        self.logs: Logs  # given to fit
+        self.state: State | None = None  # of the streams, when the dataset carries it
+        self.sums: dict[str, Tensor] = {}  # of the task, since the last step record
+        self.interrupted = ""
+        self.started = self.saved = self.logged = time.perf_counter()
+        self.logged_frames = self.logged_step = 0
+
+    # ---- the loop
+
+    def fit(self, logs: Logs) -> str:
+        """Train until the run is over, and return why. The last state is saved, also after an interruption.
+
+        Raises TrainingError when the loss is not finite: last.pt then holds the state before that update.
+        """
+        self.logs = logs
+        self.started = self.saved = self.logged = time.perf_counter()
+        self.logged_frames, self.logged_step = self.at.frames, self.at.step
+        earlier = self.at.seconds
+        if self.at.step == 0:
+            self.save("last.pt")  # a run that is killed before its first checkpoint can be resumed, too
+        with self._signals():
+            while not (why := self.over()):
+                count = self.dataset.count("train", self.at.epoch)
+                for batches in self._groups():
+                    self.update(batches)
+                    self.at.seconds = earlier + time.perf_counter() - self.started
+                    epoch_over = self.at.batch >= count
+                    if epoch_over:
+                        self.at.epoch, self.at.batch, self.state = self.at.epoch + 1, 0, None
+                    if self.at.step % self.eval_steps == 0 if self.eval_steps else epoch_over:
+                        self.evaluate()
+                    if epoch_over or self._save_is_due():
+                        self.save("last.pt")
+                    if why := self.over():
+                        break
+            if not self.interrupted and self.at.evaluated < self.at.step:
+                self.evaluate()
+            self.save("last.pt")
+        return why
+
+    def update(self, batches: list[Batch]) -> None:
+        """One update of the weights: the mean loss over the scored frames of all `batches`."""
+        self.net.train()
+        self.net.profile = (self.at.step + 1) % self.log_steps == 0
+        before = checkpoint.random_state(), self.state
+        scored = max(sum(self.task.count(batch) for batch in batches), 1)
+        loss = torch.zeros((), device=self.device)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = []
+        for batch in batches:
+            y, state = forward(self.net, batch, self.state, self.device, self.autocast)
+            sums.append(self.task.measure(y, batch_to(batch, self.device)))
+            part = sums[-1]["loss"] / scored
+            part.backward()
+            loss += part.detach()
+            self.state = state.detach() if self.dataset.carry else None
+        limit = self.clip or math.inf
+        norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), limit))
+        if not math.isfinite(norm) or not math.isfinite(float(loss)):
+            self._stop_at_nan(float(loss), norm, before, batches)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.rate(self.at.step)
+        self.optimizer.step()
+
+        self.at.step += 1
+        self.at.batch += len(batches)
+        self.at.frames += sum(int(batch.lengths.sum()) for batch in batches)
+        for part in sums:
+            add(self.sums, part)
+        if self.at.step % self.log_steps == 0:
+            self._log_step(norm)
+        self.logs.tick(self.at.step)
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics on dev: they go to the log, the schedule, and decide what is best."""
+        begun = time.perf_counter()
+        metrics = evaluate(
+            self.net,
+            self.dataset,
+            self.task,
+            "dev",
+            device=self.device,
+            autocast=self.autocast,
+            limit=self.eval_batches,
+        )
+        value, at = metrics[self.task.metric], self.at
+        lower = self.schedule.evaluated(value)
+        record = {
+            "kind": "eval",
+            "split": "dev",
+            "step": at.step,
+            "epoch": at.epoch,
+            **metrics,
+            "seconds": time.perf_counter() - begun,
+        }
+        improved = better(self.task, value, at.best)
+        if improved:
+            at.best, at.best_step, at.waited = value, at.step, 0
+        else:
+            at.waited += 1
+        at.evaluated = at.step
+        at.history.append({key: record[key] for key in ("step", "epoch", *metrics)})
+        self.logs.write(record | {"best": improved} | ({"lr_lowered": True} if lower else {}))
+        if improved:
+            self.save("best.pt")
+        # Time spent here is not the updates': frames/s would fall at every evaluation.
+        self.logged += time.perf_counter() - begun
+        return metrics
+
+    def _groups(self) -> Iterator[list[Batch]]:
+        """The rest of this epoch's batches, `accumulate` at a time."""
+        batches = self.dataset.batches("train", self.at.epoch, self.at.batch)
+        while group := list(itertools.islice(batches, self.accumulate)):
+            yield group
+
+    def over(self) -> str:
+        """Why the run is over, or ""."""
+        if self.interrupted:
+            return self.interrupted
+        if self.epochs and self.at.epoch >= self.epochs:
+            return f"{self.epochs} epochs done"
+        if self.max_steps and self.at.step >= self.max_steps:
+            return f"{self.max_steps} updates done"
+        if self.max_minutes and self.at.seconds >= 60 * self.max_minutes:
+            return f"{self.max_minutes:g} minutes are over"
+        if self.patience and self.at.waited >= self.patience:
+            return f"no better {self.task.metric} in {self.patience} evaluations"
+        return ""
+
+    def _log_step(self, norm: float) -> None:
+        """A step record: means since the last one."""
+        now = time.perf_counter()
+        seconds, steps = max(now - self.logged, 1e-9), self.at.step - self.logged_step
+        timing = getattr(self.net, "timing", None) or {}
+        self.logs.write(
+            {
+                "kind": "step",
+                "step": self.at.step,
+                "epoch": self.at.epoch,
+                **self.task.metrics({key: float(value) for key, value in self.sums.items()}),
+                "grad_norm": norm,
+                "lr": self.optimizer.param_groups[0]["lr"],
+                "frames_per_s": (self.at.frames - self.logged_frames) / seconds,
+                "step_s": seconds / steps,
+                **{f"{part}_s": timing[part] for part in ("hoisted", "loop") if part in timing},
+                "peak_bytes": peak_bytes(self.device),
+            }
+        )
+        self.sums = {}
+        self.logged, self.logged_frames, self.logged_step = now, self.at.frames, self.at.step
+
+    # ---- checkpoints
+
+    def save(self, name: str) -> None:
+        """Write a checkpoint into the run's folder, from which a run goes on as if it had not stopped."""
+        begun = time.perf_counter()
+        if not all(bool(param.isfinite().all()) for param in self.net.parameters()):
+            self._stop("the weights are not finite any more")  # the checkpoint before stays
+        self.logs.sync()
+        checkpoint.save(
+            self.folder / name,
+            {
+                **self.extra,
+                "weights": checkpoint.weights_of(self.net),
+                "optimizer": checkpoint.optimizer_state(self.net, self.optimizer),
+                "schedule": self.schedule.state(),
+                "position": dataclasses.asdict(self.at),
+                "sums": {key: value.cpu() for key, value in self.sums.items()},
+                "state": None
+                if self.state is None
+                else {k: v.detach().cpu().clone() for k, v in self.state.tensors().items()},
+                "random": checkpoint.random_state(),
+                "log_bytes": self.logs.position(),
+            },
+        )
+        self.saved = time.perf_counter()
+        self.logged += self.saved - begun
+
+    def load(self, content: dict[str, Any], place: str) -> None:
+        """Go on from a checkpoint's content; `place` names it in the ConfigError of another model's."""
+        checkpoint.put_weights(self.net, content["weights"], place)
+        checkpoint.put_optimizer_state(self.net, self.optimizer, content["optimizer"])
+        self.schedule.load(content["schedule"])
+        self.at = Position(**content["position"])
+        self.sums = {key: value.to(self.device) for key, value in content["sums"].items()}
+        self.state = (
+            None
+            if content["state"] is None
+            else State({k: v.to(self.device) for k, v in content["state"].items()})
+        )
+        checkpoint.put_random_state(content["random"])
+
+    def _save_is_due(self) -> bool:
+        return bool(self.save_minutes) and time.perf_counter() - self.saved >= 60 * self.save_minutes
+
+    def _stop_at_nan(self, loss: float, norm: float, before: tuple, batches: list[Batch]) -> NoReturn:
+        """End the run. The weights are still those before this update: they are saved, if they are good."""
+        random, self.state = before
+        checkpoint.put_random_state(random)
+        self.save("last.pt")
+        names = ", ".join(itertools.islice((name for batch in batches for name in batch.ids), 4))
+        what = "loss" if not math.isfinite(loss) else "gradient"
+        self._stop(f"the {what} is not finite (loss {loss:g}, gradient norm {norm:g}; batch of {names}, ...)")
+
+    def _stop(self, cause: str) -> NoReturn:
+        raise TrainingError(
+            f"update {self.at.step + 1} (epoch {self.at.epoch})",
+            cause,
+            f"{self.folder / 'last.pt'} holds the last good state: resume={self.folder} with a lower "
+            "optimizer.lr or train.clip.",
+        )
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the run after the current update; a second one at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        names = (signal.SIGINT, signal.SIGTERM)
+        old = {number: signal.getsignal(number) for number in names}
+
+        def note(number: int, frame: Any) -> None:
+            self.interrupted = f"interrupted by {signal.Signals(number).name}"
+            for each in names:
+                signal.signal(each, old[each])
+
+        for number in names:
+            signal.signal(number, note)
+        try:
+            yield
+        finally:
+            for number in names:
+                signal.signal(number, old[number])

@@ -1,0 +1,90 @@
+"""Train a network that is written as a graph: `python train.py model=lstm_variant data=synth_speech`.
+
+Options, groups and examples: `python train.py --help`, docs/training.md.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from framework import config
+from framework.errors import TrainingError, UserError
+from framework.mistakes import explain
+
+RUNS = Path("runs")
+STAMP = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
+failures: list[UserError] = []  # of this command; a sweep goes on after one
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def compose(cfg: DictConfig) -> float | None:
+    """Run with the config that Hydra has put together; returns the best dev metric, for sweepers."""
+    chosen = HydraConfig.get()
+    groups = ("model", "cell", "data")
+    cfg.choices = {group: name for group in groups if (name := chosen.runtime.choices[group])}
+    if chosen.mode.name == "MULTIRUN" and cfg.run_dir is None:
+        cfg.run_dir = str(RUNS / f"{STAMP}_sweep" / str(chosen.job.num))
+    try:
+        return start(cfg)
+    except UserError as error:  # raised through Hydra it would print Hydra's own lines, too
+        show(error)
+        failures.append(error)
+        return None
+
+
+def start(cfg: DictConfig, resume_from: Path | None = None) -> float | None:
+    """Check everything, make the folder, train and report; `resume_from` is a checkpoint to go on from."""
+    values = config.checked_run(cfg)
+    from framework.run import run  # torch takes a second to load; --help need not wait for it
+
+    text = OmegaConf.to_yaml(cfg)
+    return run(**values, resume_from=resume_from, runs=RUNS, stamp=STAMP, config_text=text)
+
+
+def resume(target: str, changes: list[str]) -> None:
+    """Go on with an earlier run; `changes` are options to change in its config, e.g. train.epochs=20."""
+    path = config.find_checkpoint(target, RUNS)
+    start(config.saved_config(path, changes), resume_from=path)
+
+
+def show(error: UserError) -> None:
+    """One line for the user."""
+    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; returns the exit code: 0, 1 (training had to stop), 2 (a mistake of the user)."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own text
+    targets = [each.split("=", 1)[1] for each in arguments if each.startswith("resume=")]
+    try:
+        if targets and targets[-1] not in ("", "null"):
+            resume(targets[-1], [each for each in arguments if not each.startswith("resume=")])
+        else:
+            config.register()
+            sys.argv[1:] = config.with_own_files(arguments)
+            compose()
+    except UserError as error:
+        show(error)
+        failures.append(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        failures.append(explain(error, arguments))
+        show(failures[-1])
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    if not failures:
+        return 0
+    return 1 if all(isinstance(each, TrainingError) for each in failures) else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
