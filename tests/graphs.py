@@ -38,6 +38,8 @@ BOUNDED = (
     "1 - sigmoid({0})",
     "tanh(norm({0}))",
     "softmax({0})",
+    "minimum(tanh({0}), 0.9)",
+    "stop(tanh({0})) + 0.5 * tanh({0})",
 )
 BOUNDED_TWO = (
     "minimum(tanh({0}), sin({1}))",
@@ -45,6 +47,9 @@ BOUNDED_TWO = (
     "tanh({0}) * sigmoid({1})",
     "tanh({0}) / (1 + softplus({1}))",
     "sigmoid({0}) - hard_tanh({1})",
+    "tanh(({0}) * ({1}))",
+    "softmax(norm({0}) + {1})",
+    "maximum(tanh({0}), -0.8) * square(cos({1}))",
 )
 
 
@@ -143,7 +148,15 @@ class Maker:
         """A node outside of every loop."""
         size = self.pick.randint(1, 5)
         reads = [(self.outer(s), s.size) for s in self.sources]
-        self.nodes[name] = self.entry(size, self.body(size, reads))
+        text = self.body(size, reads)
+        plain = [read for read in reads if read[1] is not None]
+        if plain and self.chance(0.2):  # a copy of another name, at another step perhaps
+            text, copied = self.pick.choice(plain)
+            size = copied or 1
+        narrow = [read for read, width in plain if width == 1]
+        if narrow and self.chance(0.2):  # one number for all units
+            text = f"sin({self.pick.choice(narrow)})"
+        self.nodes[name] = self.entry(size, text)
         self.sources.append(Source(name, size))
 
     def loop(
@@ -241,6 +254,9 @@ class Maker:
             width = size * (2 if "bidirectional" in made else 1)
         self.nodes[prefix] = made
         self.sources.append(Source(prefix, width))
+        if not {"layers", "bidirectional"} & made.keys() and self.chance(0.5):  # a node inside the cell
+            name = self.pick.choice(list(self.cells[inner]["nodes"]))
+            self.sources.append(Source(f"{prefix}/{name}", size))
 
     def local_cell(self, name: str) -> str:
         """A random recurrent cell over its input `x`, every node of the cell's size."""
@@ -276,7 +292,7 @@ def random_graph(seed: int) -> dict[str, Any]:
     if make.chance(0.3):
         inputs["z"] = {"size": pick.randint(1, 4)}
     make.sources = [Source(name, given.get("size")) for name, given in inputs.items()]
-    for i in range(pick.randint(1, 4)):
+    for i in range(pick.randint(1, 5)):
         block = pick.choice(
             [make.pointwise, make.component, make.component, make.component, make.elementwise, make.cell]
         )
