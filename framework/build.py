@@ -10,7 +10,7 @@ from framework.errors import GraphError
 from framework.expand import RawNode
 from framework.expr import Expr
 from framework.graph import Input, Weight
-from framework.names import ARITY, FUNCTIONS, known
+from framework.names import ARITY, FUNCTIONS, known, quoted
 from framework.parse import ALLOWED, path_of, time_shift, whole
 from framework.reading import Reader, shift_of, written
 
@@ -50,7 +50,7 @@ class Builder:
             raise GraphError(node.at, "the expression is nested too deeply", "Split it into nodes.") from None
         if self.size is not None and expr.size not in (self.size, 1):
             raise self._fail(
-                f"{self.reader.text(tree)!r} has size {expr.size}, but the node has size {self.size}",
+                f"{quoted(self.reader.text(tree))} has size {expr.size}, but the node has size {self.size}",
                 f"Bring it to the node's size with full(...), or write size: {expr.size}.")
         return expr
 
@@ -66,14 +66,14 @@ class Builder:
         return handler(tree)
 
     def _foreign(self, tree: ast.expr) -> GraphError:
-        return self._fail(f"{written(tree)!r} is not part of the language", ALLOWED)
+        return self._fail(f"{quoted(written(tree))} is not part of the language", ALLOWED)
 
     def _value(self, tree: ast.expr) -> Expr:
         """An operand: anything but an input of indices."""
         expr = self._expr(tree)
         if expr.size == 0:
             text = self.reader.text(tree)
-            raise self._fail(f"{text!r} is an input of indices and has no vector",
+            raise self._fail(f"{quoted(text)} is an input of indices and has no vector",
                              f"Only full(...) can read it: write full({text}) in a node with a size.")
         return expr
 
@@ -92,13 +92,15 @@ class Builder:
         return Expr("ref", (), size, name, shift)
 
     def _constant(self, tree: ast.Constant) -> Expr:
+        if type(tree.value) not in (int, float):
+            raise self._foreign(tree)
         return Expr("num", value=self._number(tree))
 
     def _number(self, tree: ast.expr) -> float:
         """A literal number with or without a minus sign."""
         inner = tree.operand if isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.USub) else tree
         if not isinstance(inner, ast.Constant) or type(inner.value) not in (int, float):
-            raise self._fail(f"{written(tree)!r} is no number", "Write a literal such as 0.5 or -1.")
+            raise self._fail(f"{quoted(written(tree))} is no number", "Write a literal such as 0.5 or -1.")
         try:
             number = float(inner.value)  # type: ignore[arg-type]  # int or float, checked above
         except OverflowError:
@@ -119,7 +121,7 @@ class Builder:
         op = _BINARY.get(type(tree.op))
         if op is None:
             if isinstance(tree.op, ast.Pow):
-                raise self._fail(f"{written(tree)!r} is a power, which is not part of the language",
+                raise self._fail(f"{quoted(written(tree))} is a power, which is not part of the language",
                                  "Write square(s), sqrt(s) or exp(s).")
             raise self._foreign(tree)
         a, b = self._value(tree.left), self._value(tree.right)
@@ -127,7 +129,7 @@ class Builder:
 
     def _same_size(self, a: Expr, b: Expr, tree: ast.expr) -> int:
         if a.size != b.size and a.size != 1 and b.size != 1:
-            raise self._fail(f"sizes {a.size} and {b.size} meet in {self.reader.text(tree)!r}",
+            raise self._fail(f"sizes {a.size} and {b.size} meet in {quoted(self.reader.text(tree))}",
                              "They must be equal, or one of them 1. Bring one to size with full(...).")
         return max(a.size, b.size)
 
@@ -137,16 +139,14 @@ class Builder:
             return self._ref(*self.reader.find(*shifted))
         if isinstance(tree.slice, ast.Slice):
             return self._slice(tree, tree.slice)
-        cause = f"cannot read {written(tree)!r}"
+        cause = f"cannot read {quoted(written(tree))}"
         if time_shift(tree.slice) is not None:
             if isinstance(tree.value, ast.Subscript):
                 raise self._fail(cause, "The time comes first, the units after it: s[t-1][0:4].")
-            raise self._fail(f"{written(tree)!r} shifts an expression in time",
+            raise self._fail(f"{quoted(written(tree))} shifts an expression in time",
                              "Only a name can be shifted: make the expression a node, and shift that.")
-        number = whole(tree.slice)
-        if number is not None:
-            unit, steps = max(number, 0), abs(number)
-            raise self._fail(cause, f"One unit is s[{unit}:{unit + 1}], {steps} steps back is s[t-{steps}].")
+        if whole(tree.slice) is not None:
+            raise self._fail(cause, "One step back is s[t-1], the first unit is s[0:1].")
         raise self._fail(cause, "A shift is s[t-1] (with a param s[t-{d}]), units are s[0:4].")
 
     def _slice(self, tree: ast.Subscript, ends: ast.Slice) -> Expr:
@@ -154,9 +154,9 @@ class Builder:
         lo = 0 if ends.lower is None else whole(ends.lower)
         hi = arg.size if ends.upper is None else whole(ends.upper)
         if lo is None or hi is None or ends.step is not None:
-            raise self._fail(f"cannot read {written(tree)!r}", "Units are s[0:4], s[:4] or s[4:].")
+            raise self._fail(f"cannot read {quoted(written(tree))}", "Units are s[0:4], s[:4] or s[4:].")
         if not 0 <= lo < hi <= arg.size:
-            raise self._fail(f"units {lo}:{hi} of {self.reader.text(tree.value)!r} of size {arg.size}",
+            raise self._fail(f"units {lo}:{hi} of {quoted(self.reader.text(tree.value))} of size {arg.size}",
                              f"Stay inside 0:{arg.size}, the end behind the start.")
         return Expr("slice", (arg,), hi - lo, lo=lo, hi=hi)
 
@@ -172,7 +172,7 @@ class Builder:
                                  f"One step back is {name}[t-1]; a product needs a *.")
             raise self._fail(f"no function {name!r}", known("Functions", name, sorted(FUNCTIONS)))
         if tree.keywords or any(isinstance(arg, ast.Starred) for arg in tree.args):
-            raise self._fail(f"{written(tree)!r} has an argument with = or *", f"Write {_usage(name)}.")
+            raise self._fail(f"{quoted(written(tree))} has an argument with = or *", f"Write {_usage(name)}.")
         form = self._calls.get(name)
         if form is not None:
             return form(tree)
@@ -206,8 +206,8 @@ class Builder:
 
     def _full(self, tree: ast.Call) -> Expr:
         self._arguments(tree, 1)
-        size, name = self._own_size("full(...)"), self._term(f"full({self.reader.text(tree.args[0])})")
-        arg = self._expr(tree.args[0])
+        size, arg = self._own_size("full(...)"), self._expr(tree.args[0])
+        name = self._term(f"full({self.reader.text(tree.args[0])})")
         if arg.size == 0:  # an input of indices: a gather
             columns, fan_in = self.inputs[arg.name].vocab or 0, 1
         else:
@@ -217,9 +217,9 @@ class Builder:
 
     def _diag(self, tree: ast.Call) -> Expr:
         self._arguments(tree, 1)
-        size, text = self._own_size("diag(...)"), self.reader.text(tree.args[0])
+        size, arg = self._own_size("diag(...)"), self._value(tree.args[0])
+        text = self.reader.text(tree.args[0])
         name = self._term(f"diag({text})")
-        arg = self._value(tree.args[0])
         if arg.size not in (size, 1):
             raise self._fail(f"diag({text}) reads size {arg.size} in a node of size {size}",
                              "diag weighs unit by unit: use full(...) between different sizes.")
@@ -227,12 +227,12 @@ class Builder:
 
     def _block(self, tree: ast.Call) -> Expr:
         self._arguments(tree, 2)
-        size, text, blocks = self._own_size("block(...)"), self.reader.text(tree.args[0]), whole(tree.args[1])
+        size, arg, blocks = self._own_size("block(...)"), self._value(tree.args[0]), whole(tree.args[1])
         if blocks is None or blocks < 1:
-            raise self._fail(f"{written(tree.args[1])!r} is no number of blocks",
+            raise self._fail(f"{quoted(written(tree.args[1]))} is no number of blocks",
                              "Write a whole number from 1: block(s, 4).")
+        text = self.reader.text(tree.args[0])
         name = self._term(f"block({text}, {blocks})")
-        arg = self._value(tree.args[0])
         if size % blocks or arg.size % blocks:
             raise self._fail(f"block({text}, {blocks}) goes from {arg.size} to {size} units",
                              f"Both must be multiples of {blocks}.")
@@ -251,8 +251,8 @@ class Builder:
 
     def _norm(self, tree: ast.Call) -> Expr:
         self._arguments(tree, 1)
-        name = self._term(f"norm({self.reader.text(tree.args[0])})")
         arg = self._value(tree.args[0])
+        name = self._term(f"norm({self.reader.text(tree.args[0])})")
         weights = (self._weight(f"{name}.gain", (arg.size,), "gain", 1.0),
                    self._weight(f"{name}.bias", (arg.size,), "bias"))
         return Expr("norm", (arg,), arg.size, weights=weights)
@@ -270,23 +270,24 @@ class Builder:
         self.joined -= 1
         return Expr("concat", args, sum(arg.size for arg in args))
 
-    def _probability(self, tree: ast.expr) -> float:
-        value = self._number(tree)
+    def _probability(self, tree: ast.Call) -> float:
+        value = self._number(tree.args[-1])
         if not 0.0 <= value < 1.0:
-            raise self._fail(f"{value:g} is no probability", "Write a number from 0 to less than 1.")
+            raise self._fail(f"the probability in {quoted(written(tree))} is {value:g}",
+                             "It must be a number from 0 to less than 1.")
         return value
 
     def _dropout(self, tree: ast.Call) -> Expr:
         self._arguments(tree, 2)
-        value, name = self._probability(tree.args[1]), self._term(self.reader.text(tree))
-        arg = self._value(tree.args[0])
+        value, arg = self._probability(tree), self._value(tree.args[0])
+        name = self._term(self.reader.text(tree))
         return Expr("dropout", (arg,), arg.size, name, value=value)
 
     def _zoneout(self, tree: ast.Call) -> Expr:
         self._arguments(tree, 3)
-        value, name = self._probability(tree.args[2]), self._term(self.reader.text(tree))
-        new, old = self._value(tree.args[0]), self._value(tree.args[1])
-        return Expr("zoneout", (new, old), self._same_size(new, old, tree), name, value=value)
+        value, new, old = self._probability(tree), self._value(tree.args[0]), self._value(tree.args[1])
+        size, name = self._same_size(new, old, tree), self._term(self.reader.text(tree))
+        return Expr("zoneout", (new, old), size, name, value=value)
 
 
 def _usage(name: str) -> str:

@@ -181,7 +181,8 @@ class Expander:
             raise GraphError(at, f"cell {cell!r} needs its input {inputs[0]!r}",
                              "Write in: NODE." if len(inputs) == 1 else fix)
         if given is not None and len(inputs) != 1:
-            raise GraphError(at, f"cell {cell!r} has {len(inputs)} inputs: {', '.join(inputs) or 'none'}", fix)
+            names = ", ".join(inputs) or "none"
+            raise GraphError(at, f"cell {cell!r} has {len(inputs)} inputs: {names}", fix)
         return {name: (joined(given, at), at) for name in inputs}
 
     def _direction(self, around: Surroundings, name: str, entry: Mapping[str, Any], definition: Definition,

@@ -39,3 +39,37 @@ class Expr:
     hi: int = 0
     blocks: int = 0
     weights: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """The formula with full names, as in weight names: `sigmoid(full(x) + full(l1/h[t-1]) + bias)`."""
+        return _text(self, 0)
+
+
+_INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2)}
+
+
+def _text(e: Expr, around: int) -> str:
+    """`around`: how strongly the surroundings bind; brackets where they bind more strongly than `e`."""
+    if e.op in _INFIX:
+        sign, strength = _INFIX[e.op]
+        # The right side of - and / needs brackets at equal strength: a - (b + c).
+        text = f"{_text(e.args[0], strength)} {sign} {_text(e.args[1], strength + 1)}"
+        return f"({text})" if around > strength else text
+    args = [_text(arg, 0) for arg in e.args]
+    match e.op:
+        case "num":
+            return f"({e.value:g})" if e.value < 0 and around else f"{e.value:g}"
+        case "neg":
+            inner = _text(e.args[0], 3)
+            return f"(-{inner})" if around else f"-{inner}"
+        case "ref":
+            return f"{e.name}[t{e.shift:+d}]" if e.shift else e.name
+        case "slice":
+            return f"{_text(e.args[0], 3)}[{e.lo}:{e.hi}]"
+        case "bias":
+            return f"bias({e.value:g})" if e.value else "bias"
+        case "block":
+            args.append(str(e.blocks))
+        case "dropout" | "zoneout":
+            args.append(f"{e.value:g}")
+    return f"{e.op}({', '.join(args)})"

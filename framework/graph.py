@@ -11,7 +11,7 @@ from framework.expr import Expr
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A sequence from outside: `size` features [T, B, size], or `vocab` for indices [T, B] (then size is 0)."""
+    """A sequence from outside: `size` features [T, B, size]; with `vocab` indices [T, B], and size is 0."""
 
     name: str
     size: int
@@ -52,3 +52,20 @@ class Graph:
     outputs: Mapping[str, str]
     weights: Mapping[str, Weight]
     warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One line for each input, node, weight and output, in order; what the golden files hold."""
+        rows: list[tuple[str, ...]] = []
+        for x in self.inputs.values():
+            rows.append(("input", x.name, str(x.size) if x.vocab is None else f"vocab {x.vocab}", ""))
+        for node in self.nodes.values():
+            start = f"   init {node.init}" if node.init != 0.0 else ""
+            rows.append(("node", node.name, str(node.size), f"{node.expr}{start}"))
+        for w in self.weights.values():
+            start = f" {w.value:g}" if w.value else ""
+            rows.append(("weight", w.name, " x ".join(map(str, w.shape)), f"{w.kind}{start}"))
+        for name, node_name in self.outputs.items():
+            rows.append(("output", name, "", node_name))
+        widths = [max(len(row[i]) for row in rows) for i in range(3)]
+        lines = (f"{a:{widths[0]}}  {b:{widths[1]}}  {c:{widths[2]}}  {d}".rstrip() for a, b, c, d in rows)
+        return "\n".join(lines)

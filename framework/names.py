@@ -14,28 +14,34 @@ ARITY = {name: op.arity for name, op in POINTWISE.items()}
 STRUCTURAL = ("full", "diag", "block", "bias", "norm", "softmax", "concat", "stop", "dropout", "zoneout")
 FUNCTIONS = frozenset(ARITY) | frozenset(STRUCTURAL)
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_SHOWN = 12  # names listed in an error before "..."
+_SHOWN = 24  # names listed in an error before "..."
 
 
 def check_name(name: object, place: str, what: str) -> str:
     """Return `name` if it can name a node, input, cell or param; else raise GraphError at `place`."""
+    a_what = f"an {what}" if what[0] in "aeiou" else f"a {what}"
     if not isinstance(name, str):
         raise GraphError(place, f"the {what} name {name!r} is no text",
                          "YAML reads yes, no, on, off and numbers as values: put the name in quotes.")
     if not _IDENTIFIER.match(name) or name.startswith("__"):
-        raise GraphError(place, f"{name!r} cannot name a {what}",
+        raise GraphError(place, f"{name!r} cannot name {a_what}",
                          "Use letters, digits and _, not starting with a digit or with __.")
     if keyword.iskeyword(name):
-        raise GraphError(place, f"{name!r} is a Python keyword and cannot name a {what}", f"Try '{name}_'.")
+        raise GraphError(place, f"{name!r} is a Python keyword and cannot name {a_what}", f"Try '{name}_'.")
     if name == "t":
-        raise GraphError(place, f"'t' is the time step and cannot name a {what}", "Choose another name.")
+        raise GraphError(place, f"'t' is the time step and cannot name {a_what}", "Choose another name.")
     if name in FUNCTIONS:
-        raise GraphError(place, f"{name!r} is a function and cannot name a {what}", f"Try '{name}_'.")
+        raise GraphError(place, f"{name!r} is a function and cannot name {a_what}", f"Try '{name}_'.")
     return name
 
 
+def quoted(text: str) -> str:
+    """A piece of the user's text for an error, cut when it is long."""
+    return repr(text if len(text) <= 80 else f"{text[:60]} ... {text[-16:]}")
+
+
 def listing(names: Iterable[str]) -> str:
-    """Names in order, cut after a dozen."""
+    """Names in order, cut after two dozen."""
     names = list(names)
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "") or "(none)"
 
@@ -44,7 +50,9 @@ def known(what: str, name: object, names: Iterable[str]) -> str:
     """`Nodes here: x, l1. Did you mean 'l1'?`"""
     names = list(names)
     close = difflib.get_close_matches(str(name), names, n=1)
-    return f"{what}: {listing(names)}." + (f" Did you mean '{close[0]}'?" if close else "")
+    shown = listing(names)
+    end = "" if shown.endswith("...") else "."
+    return f"{what}: {shown}{end}" + (f" Did you mean '{close[0]}'?" if close else "")
 
 
 def check_keys(mapping: Iterable[object], allowed: Iterable[str], place: str) -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 
 from framework.errors import GraphError
+from framework.names import quoted
 
 ALLOWED = ("An expression is made of names, s[t-1], s[0:4], numbers, + - * / and functions"
            " such as full(x) or tanh(x).")
@@ -24,7 +25,7 @@ def parse(text: str, is_path: Callable[[list[str], str], bool], place: str) -> a
         text = _CHAIN.sub(lambda m: _join_paths(re.split(r"\s*/\s*", m[0]), is_path, place), text)
     tree = _parse(text.strip())
     if tree is None:
-        raise GraphError(place, f"cannot read {text.replace(_JOIN, '/').strip()!r}", _syntax_fix(text))
+        raise GraphError(place, f"cannot read {quoted(text.replace(_JOIN, '/').strip())}", _syntax_fix(text))
     return tree
 
 
@@ -50,7 +51,7 @@ def _syntax_fix(text: str) -> str:
         return f"Its brackets do not pair. {ALLOWED}"
     if not text.strip():
         return f"It is empty. {ALLOWED}"
-    return ALLOWED
+    return f"It is too long: split it into nodes. {ALLOWED}" if len(text) > 2000 else ALLOWED
 
 
 def path_of(name: ast.Name) -> str:

@@ -72,8 +72,9 @@ class Scope:
         target = self.names.get(parts[0])
         for part in parts[1:]:
             target = target.names.get(part) if isinstance(target, Scope) else None
-        if target is None:
-            return False
+        if target is None:  # l1/typo: no division either, so that the error names the cell
+            inside = isinstance(self.names.get(parts[0]), Scope)
+            return inside and parts[1] != "bias" and parts[1] not in self.names
         if all(part in self.names for part in parts[1:]):
             path = "/".join(parts)
             raise GraphError(place, f"{path!r} may be the node {path} or {' divided by '.join(parts)}",
@@ -97,5 +98,5 @@ class Scope:
         while outer is not None and first not in outer.names:
             outer = outer.parent
         if outer is not None:
-            fix += f" A cell sees only its own names: to pass it, write in: {{...: {first}}}."
+            fix += f" A cell sees only its own names: to pass it, write in: {{name: {first}}}."
         return GraphError(place, f"no node {path!r}", fix)

@@ -13,18 +13,19 @@ _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is sever
 
 
 class _Loader(_Base):
-    """SafeLoader that refuses duplicate keys (YAML 1.2, 3.2.1.3), which PyYAML lets the last one win."""
+    """SafeLoader that refuses keys given twice (YAML 1.2, 3.2.1.3); PyYAML silently takes the last."""
+
+    source = ""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key, _ in node.value:
-            problem = None
+            at = f"{self.source}, line {key.start_mark.line + 1}"
             if not isinstance(key, yaml.ScalarNode):
-                problem = "curly brackets without quotes; a param is written \"{name}\""
-            elif key.value in seen:
-                problem = f"the key {key.value!r} is there twice"
-            if problem:
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                raise GraphError(at, "curly or square brackets without quotes, read as a key",
+                                 'A param is written in quotes: "{name}".')
+            if key.value in seen:
+                raise GraphError(at, f"the key {key.value!r} is there twice", "Rename or remove one.")
             if key.tag != "tag:yaml.org,2002:merge":
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
@@ -33,14 +34,18 @@ class _Loader(_Base):
 def read_yaml(text: str, name: str) -> Mapping[str, Any]:
     """A YAML text whose top is a mapping; `name` is the file's in errors. Raises GraphError."""
     try:
-        value = yaml.load(text, Loader=_Loader)
+        loader = _Loader(text)
+        loader.source = name
+        try:
+            value = loader.get_single_data()
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        at = f"{name}, line {mark.line + 1}" if mark else name
-        raise GraphError(at, error.problem or "cannot be read as YAML",
-                         "Put an expression that holds : or { in quotes.") from None
-    except (yaml.YAMLError, RecursionError):
-        raise GraphError(name, "cannot be read as YAML", "Is it a text file in UTF-8?") from None
+        at = f"{name}, line {error.problem_mark.line + 1}" if error.problem_mark else name
+        raise GraphError(at, f"not YAML: {error.problem or error.context}",
+                         "Put an expression that holds : or # or { in quotes.") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise GraphError(name, f"not YAML: {error}", "It must be a text file in UTF-8.") from None
     if not isinstance(value, Mapping):
-        raise GraphError(name, "is no mapping", "Write inputs:, nodes: and outputs: at the top.")
+        raise GraphError(name, "no mapping", "Write inputs:, nodes: and outputs: at the top.")
     return value
