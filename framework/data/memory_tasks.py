@@ -26,9 +26,10 @@ class Drawn:
     Training draws new sequences every epoch; dev and test are the same ones always.
     """
 
+    kind: Literal["classes", "regression"]
     carry = False
-    fold = None
-    fold_labels = None
+    fold: tuple[int, ...] | None = None
+    fold_labels: tuple[str, ...] | None = None
 
     def __init__(
         self,

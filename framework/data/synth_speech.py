@@ -111,10 +111,9 @@ def _features(said: list[Utterance], n_mels: int) -> dict[str, object]:
 def _part(file: Path, deltas: int) -> Part:
     try:
         data = torch.load(file, weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise DataError(
-            str(file), f"the cached corpus cannot be read ({error})", f"Delete {file.parent}"
-        ) from error
+    except Exception as error:  # torch.load raises many kinds for a damaged file, with pages of advice
+        cause = f"the cached corpus cannot be read ({type(error).__name__})"
+        raise DataError(str(file), cause, f"Delete {file.parent}: it is made again") from error
     x = [features.add_deltas(frames, deltas) for frames in data["x"]]
     y = data["y"]
     return Part(

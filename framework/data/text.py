@@ -56,8 +56,8 @@ class Text:
     name = "text"
     kind: Literal["classes", "regression"] = "classes"
     carry = True
-    fold = None
-    fold_labels = None
+    fold: tuple[int, ...] | None = None
+    fold_labels: tuple[str, ...] | None = None
 
     def __init__(self, source: str, text: str, batch_size: int, chunk: int, vocab: int, seed: int):
         self.source, self.batch_size, self.chunk, self.seed = source, batch_size, chunk, seed

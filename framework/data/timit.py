@@ -154,7 +154,9 @@ def _part(folder: Path, n_mels: int, deltas: int, classes: Tensor) -> Part:
         ids, speakers, frames = (tuple(table[name]) for name in ("id", "speaker", "frames"))
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            str(folder), f"the cached corpus cannot be read ({error})", f"Delete {folder.parent}"
+            str(folder),
+            f"the cached corpus cannot be read ({error})",
+            f"Delete {folder.parent}: it is made again",
         ) from error
     table = table.with_format("numpy", columns=["x", "y"])
 
