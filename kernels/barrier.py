@@ -11,26 +11,27 @@ COUNTER_STRIDE = 32  # int32 elements: 128 bytes, so that no two counters share 
 
 
 def new_counters(count: int, device: torch.device | str) -> Tensor:
-    """Zeroed barrier counters, int32 [count, COUNTER_STRIDE]: one row per group of programs, fresh for each launch."""
+    """Zeroed barrier counters, int32 [count, COUNTER_STRIDE]: a row per group of programs, new for each launch."""
     return torch.zeros(count, COUNTER_STRIDE, dtype=torch.int32, device=device)
 
 
 @triton.jit
 def arrive(p_counter):
     """Say that this program has written all that the others may read after the barrier."""
-    # The release of one thread covers only what it has seen: first all threads must have stored. Triton 3.6 puts no
-    # bar.sync before a release by itself.
+    # The release of one thread covers only what it has seen: first all threads must have stored. Triton 3.6
+    # puts no bar.sync before a release by itself.
     tl.debug_barrier()
     tl.atomic_add(p_counter, 1, sem="release", scope="gpu")
 
 
 @triton.jit
 def wait(p_counter, target):
-    """Return when `target` arrivals were counted since the launch; then all that was written before them can be read.
+    """Return when `target` arrivals were counted; then all that was written before them can be read.
 
     The counter only grows: the target of the n-th barrier (n = 1, 2, ...) is n times the number of programs.
     """
-    # An atomic read, because only that acquires: a volatile load does not. Its result is used, so Triton 3.6 keeps it.
+    # An atomic read, because only that acquires: a volatile load does not. Its result is used, so Triton 3.6
+    # keeps it.
     while tl.atomic_add(p_counter, 0, sem="acquire", scope="gpu") < target:
         pass
     # One thread has acquired: the others must not load before it.

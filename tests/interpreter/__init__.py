@@ -1,4 +1,6 @@
-"""Runs a whole grid of Triton programs on a CPU at once, under a seeded schedule; finds races and deadlocks."""
+"""Runs a whole grid of Triton programs on a CPU at once, under a seeded schedule; finds races and
+deadlocks.
+"""
 
 from tests.interpreter.concurrent import Run, concurrent
 from tests.interpreter.patches import install

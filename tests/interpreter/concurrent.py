@@ -1,7 +1,8 @@
-"""`with concurrent(seed=1): kernel[grid](...)` runs all programs of the grid at once, one memory operation at a time.
+"""`with concurrent(seed=1): kernel[grid](...)` runs all programs of a grid at once, in a seeded order.
 
-A program is one thread here: a missing `tl.debug_barrier()` cannot be seen (look for `bar.sync` in the PTX instead), and
-`tl.load` of a block happens at once. Between programs nothing is taken for granted: see races.py and scheduler.py.
+Programs take turns before every memory operation. A program is one thread here: a missing
+`tl.debug_barrier()` cannot be seen (look for `bar.sync` in the PTX instead), and `tl.load` of a block happens
+at once. Between programs nothing is taken for granted: see races.py and scheduler.py.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def concurrent(
 ) -> Iterator[Run]:
     """Run every kernel launched inside under a seeded schedule.
 
-    Raises DeadlockError, RaceError (when `races`), or what a kernel raised. Launch n of the block uses seed + n.
+    Raises DeadlockError, RaceError (when `races`), or what a kernel raised. Launch n of the block uses seed +
+    n.
     """
     global _run
     install()
@@ -204,7 +206,9 @@ def _hook_atomics() -> None:
         if changed:
             launch.scheduler.wrote(addresses.tolist())
         else:
-            launch.scheduler.looked(("atomic", addresses.tobytes(), np.asarray(old.data).tobytes()), addresses.tolist())
+            launch.scheduler.looked(
+                ("atomic", addresses.tobytes(), np.asarray(old.data).tobytes()), addresses.tolist()
+            )
 
     def atomic_rmw(self: Any, op: Any, ptr: Any, val: Any, mask: Any, sem: Any, scope: Any) -> Any:
         launch = _launch
@@ -230,7 +234,9 @@ def _hook_atomics() -> None:
         return old
 
     def unsupported(self: Any, *args: Any, **named: Any) -> Any:
-        raise NotImplementedError("concurrent: this atomic is missing in Triton 3.6; use atomic_add or atomic_cas")
+        raise NotImplementedError(
+            "concurrent: this atomic is missing in Triton 3.6; use atomic_add or atomic_cas"
+        )
 
     _Builder.create_atomic_rmw, _Builder.create_atomic_cas = atomic_rmw, atomic_cas
     for name in ("create_atomic_load", "create_atomic_store", "create_atomic_poll"):

@@ -1,10 +1,13 @@
-"""Mends Triton's interpreter (3.6 and 3.9) where a GPU would give another answer, or where it cannot run at all.
+"""Mends Triton's interpreter (3.6 and 3.9) where a GPU would answer otherwise, or where it fails.
 
-* bfloat16: the stock interpreter multiplies the raw bits in `tl.dot` and in arithmetic, and truncates on the way from float32.
-* tf32: the stock interpreter multiplies in full float32; here the operands lose their 13 lowest bits, as tensor cores drop them.
+* bfloat16: the stock interpreter multiplies the raw bits in `tl.dot` and in arithmetic, and truncates on the
+  way from float32.
+* tf32: the stock interpreter multiplies in full float32; here the operands lose their 13 lowest bits, as
+  tensor cores drop them.
 * numpy >= 2.4 with Triton 3.6: a loop bound that is a tensor raises.
 * numpy warns on overflow, a GPU does not: quiet.
-* Every call of a device function patched the whole language module again and left it so: once per launch here, then undone.
+* Every call of a device function patched the whole language module again and left it so: once per launch
+  here, then undone.
 """
 
 from __future__ import annotations
@@ -43,7 +46,9 @@ def f32_to_bf16(values: np.ndarray) -> np.ndarray:
     """Round to the nearest bfloat16, ties to even, as GPUs and torch do; returns uint16."""
     values = np.ascontiguousarray(values, dtype=np.float32)
     bits = values.view(np.uint32)
-    rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(np.uint16)
+    rounded = ((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)).astype(
+        np.uint16
+    )
     return np.where(np.isnan(values), np.uint16(0x7FC0), rounded)
 
 
@@ -78,7 +83,9 @@ def _mend_bfloat16() -> None:
             return stock_cast(self, _widen(src), dst_type)
         return _Handle(f32_to_bf16(src.data.astype(np.float32)), tl.bfloat16)
 
-    def create_dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any) -> Any:
+    def create_dot(
+        self: Any, a: Any, b: Any, d: Any, input_precision: Any, max_num_imprecise_acc: Any
+    ) -> Any:
         if a.dtype.scalar == tl.float32 and input_precision == ir.INPUT_PRECISION.TF32:
             a = _Handle(truncate_tf32(a.data), tl.float32)
             b = _Handle(truncate_tf32(b.data), tl.float32)

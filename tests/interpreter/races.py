@@ -1,9 +1,9 @@
 """Finds races between the programs of one grid by vector clocks, element by element.
 
-Two accesses of one element race when they come from different programs, at least one is a plain write (or one is a plain
-access and the other atomic), and no release -> acquire chain orders them. This holds for the weak memory of a GPU whatever
-order the interpreter happened to run, so a race is found also when the values came out right.
-The idea is FastTrack's (Flanagan and Freund, 2009), here over whole blocks of addresses with numpy.
+Two accesses of one element race when they come from different programs, at least one is a plain write (or one
+is a plain access and the other atomic), and no release -> acquire chain orders them. So a race is found also
+when the values came out right. A schedule may by chance order what another would not: run several seeds, and
+look at the values too. The idea is FastTrack's (Flanagan and Freund, 2009), here over blocks of addresses.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_KEPT = 20  # races kept in full; the rest are only counted
 
 @dataclass(frozen=True)
 class Race:
-    """Two unordered accesses of `address`: `first` and `second` are program numbers, `where` the line of the second."""
+    """Two unordered accesses of one address by two programs; `where` is the line of the second."""
 
     kind: str
     first: int
@@ -28,7 +28,8 @@ class Race:
     where: str
 
     def __str__(self) -> str:
-        return f"{self.kind} race: program {self.first}, then {self.second} at {self.where}, address {self.address:#x}"
+        programs = f"program {self.first}, then program {self.second}"
+        return f"{self.kind} race: {programs} at {self.where}, address {self.address:#x}"
 
 
 class RaceError(RuntimeError):
@@ -40,7 +41,7 @@ class RaceError(RuntimeError):
 
 
 class _Page:
-    """What happened to each byte address of one page; times are the clocks of the acting program, 0 is never."""
+    """What happened to each byte address of one page: by whose clock and when (0: never)."""
 
     def __init__(self, programs: int):
         self.writer = np.zeros(PAGE, np.int32)
@@ -109,24 +110,39 @@ class RaceDetector:
         lines = offsets // LINE
         before = page.size[lines]
         if np.any((before != 0) & (before != size)):
-            raise NotImplementedError(f"{where}: elements of {size} bytes in a line that was accessed with another size")
+            raise NotImplementedError(
+                f"{where}: elements of {size} bytes in a line that was accessed with another size"
+            )
         page.size[lines] = size
 
-    def _check_writes(self, page: _Page, offsets: np.ndarray, program: int, kind: str, base: int, where: str) -> None:
+    def _check_writes(
+        self, page: _Page, offsets: np.ndarray, program: int, kind: str, base: int, where: str
+    ) -> None:
         writer, written = page.writer[offsets], page.written[offsets]
         unordered = (writer != program) & (written > self._clock[program, writer])
         if unordered.any():
             i = int(np.argmax(unordered))
-            self._report(f"write-{kind}", int(writer[i]), program, base + int(offsets[i]), where, int(unordered.sum()))
+            self._report(
+                f"write-{kind}", int(writer[i]), program, base + int(offsets[i]), where, int(unordered.sum())
+            )
 
     def _check_others(
-        self, times: np.ndarray, first: str, offsets: np.ndarray, program: int, kind: str, base: int, where: str
+        self,
+        times: np.ndarray,
+        first: str,
+        offsets: np.ndarray,
+        program: int,
+        kind: str,
+        base: int,
+        where: str,
     ) -> None:
         unordered = times[:, offsets] > self._clock[program][:, None]  # [programs, accesses]
         unordered[program] = False
         if unordered.any():
             other, i = np.unravel_index(int(np.argmax(unordered)), unordered.shape)
-            self._report(f"{first}-{kind}", int(other), program, base + int(offsets[i]), where, int(unordered.sum()))
+            self._report(
+                f"{first}-{kind}", int(other), program, base + int(offsets[i]), where, int(unordered.sum())
+            )
 
     def _report(self, kind: str, first: int, second: int, address: int, where: str, count: int) -> None:
         self.count += count

@@ -1,7 +1,8 @@
 """Lets many program threads run one at a time, in an order that a seed decides. Knows nothing of Triton.
 
-Every thread hands control back before each memory operation (`step`), so a seed names one interleaving and repeats it.
-Threads that only look at unchanged memory are put to sleep until somebody writes there; when all sleep, it is a deadlock.
+Every thread hands control back before each memory operation (`step`), so a seed names one interleaving and
+repeats it. Threads that only look at unchanged memory are put to sleep until somebody writes there; when all
+sleep, it is a deadlock.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ class _Stop(BaseException):
 class Scheduler:
     """Runs `programs` bodies, each in its own thread, exactly one at a time.
 
-    `policy`: "random" picks a runnable program at every step; "priority" runs the same one as long as it can and
-    sometimes drops it, which finds bugs that need one program far behind. `max_steps` bounds the whole run.
+    `policy`: "random" picks a runnable program at every step; "priority" runs the same one as long as it can
+    and sometimes drops it, which finds bugs that need one program far behind. `max_steps` bounds the whole
+    run.
     """
 
     def __init__(self, programs: int, seed: int = 0, policy: Policy = "random", max_steps: int = 200_000):
@@ -59,8 +61,12 @@ class Scheduler:
         return self._local.program
 
     def run(self, body: Callable[[int], None]) -> None:
-        """Run `body(program)` for every program; raise what the first failing one raised, or DeadlockError."""
-        threads = [threading.Thread(target=self._main, args=(i, body), daemon=True) for i in range(self.programs)]
+        """Run `body(program)` for every program; raise what the first failing one raised, or
+        DeadlockError.
+        """
+        threads = [
+            threading.Thread(target=self._main, args=(i, body), daemon=True) for i in range(self.programs)
+        ]
         for thread in threads:
             thread.start()
         if threads:
@@ -89,7 +95,8 @@ class Scheduler:
             self._raise_if_stopped()
 
     def looked(self, key: Hashable, addresses: Collection[int]) -> None:
-        """A program polled `addresses` and saw `key`. Seeing the same twice in a row means that it spins: it sleeps.
+        """A program polled `addresses` and saw `key`. Seeing the same twice in a row means that it spins: it
+        sleeps.
 
         Only for reads that exist to wait (atomic or volatile): a program may well load a constant twice.
         """

@@ -19,7 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if _on_gpu(config):
         return
     if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
-        raise pytest.UsageError("triton was imported before tests/kernels/conftest.py could set TRITON_INTERPRET=1")
+        raise pytest.UsageError(
+            "triton was imported before tests/kernels/conftest.py could set TRITON_INTERPRET=1"
+        )
     os.environ["TRITON_INTERPRET"] = "1"
     from tests.interpreter import install
 

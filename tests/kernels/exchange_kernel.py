@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from kernels.barrier import arrive, new_counters, wait
 from torch import Tensor
+
+from kernels.barrier import arrive, new_counters, wait
 
 
 @triton.jit
@@ -32,7 +33,14 @@ def volatile_barrier(p_counter, target):
 
 @triton.jit
 def exchange_kernel(
-    p_exchange, p_out, p_counter, T, BUFFERS: tl.constexpr, BARRIER: tl.constexpr, EXTRA: tl.constexpr, BP: tl.constexpr
+    p_exchange,
+    p_out,
+    p_counter,
+    T,
+    BUFFERS: tl.constexpr,
+    BARRIER: tl.constexpr,
+    EXTRA: tl.constexpr,
+    BP: tl.constexpr,
 ):
     """v[0, p] = p + 1; v[t + 1, p] = p + sum over q of v[t, q] / 4; out[p] = v[T, p]."""
     i_p = tl.program_id(0)

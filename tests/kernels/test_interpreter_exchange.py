@@ -1,4 +1,4 @@
-"""The concurrent interpreter catches what it is there to catch: each planted fault, under every seed or not at all."""
+"""The concurrent interpreter catches what it is there to catch: every planted fault, under every seed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def test_reused_buffer_races():
 
 
 def test_reused_buffer_races_or_gives_wrong_values():
-    """A program that runs far ahead may order all accesses by chance, the new value before the late read: then the
+    """A program that runs far ahead may order all accesses by chance, the new value before the late read:
+    then the
     value is wrong. So look at both, always."""
     races = 0
     for seed in SEEDS:
@@ -64,7 +65,10 @@ def test_stale_counter_races(policy):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_target_too_high_is_a_deadlock(policy, barrier):
     for seed in SEEDS:
-        with pytest.raises(DeadlockError, match="deadlock"), concurrent(seed=seed, policy=policy, races=False):
+        with (
+            pytest.raises(DeadlockError, match="deadlock"),
+            concurrent(seed=seed, policy=policy, races=False),
+        ):
             exchange(3, steps=3, extra=1, barrier=barrier)
 
 
