@@ -76,7 +76,8 @@ def load(path: Path) -> tuple[dict[str, Any], str]:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            cause = cause or f"the file is damaged ({str(error).splitlines()[0]})"
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            cause = cause or f"the file is damaged ({why})"
             continue
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             cause = cause or "this is no checkpoint of train.py"

@@ -12,8 +12,10 @@ import math
 import netrc
 import os
 import resource
+import secrets
 import sys
 import threading
+import urllib.parse
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +25,7 @@ import torch
 from framework.errors import ConfigError, TrainingError
 
 Record = Mapping[str, Any]
+WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # where keys are for: before and since wandb 0.31
 
 
 class Log(Protocol):
@@ -148,6 +151,9 @@ def start_wandb(
         mode = os.environ.get("WANDB_MODE") or ("online" if has_key() else "offline")
     if mode == "disabled":
         return None
+    if mode == "online" and not has_key():
+        warn("there is no wandb key (WANDB_API_KEY or `wandb login`): logging offline.")
+        mode = "offline"  # wandb would ask for a key and wait for an answer
     try:
         import wandb  # lazily: it takes half a second
     except ImportError as error:
@@ -172,6 +178,8 @@ def start_wandb(
             config=dict(config),
             settings=settings,
             reinit="finish_previous",
+            id=_run_id(folder),
+            resume="allow",  # a resumed run goes on in the same place
         )
 
     run, problem = within(2 * init_seconds, lambda: begin(mode))
@@ -184,6 +192,15 @@ def start_wandb(
     return WandbLog(run)
 
 
+def _run_id(folder: Path) -> str:
+    """The id of the run in `folder`: drawn once and kept, so that a resumed run goes on under it."""
+    path = folder / "wandb" / "id.txt"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(4))
+    return path.read_text().strip()
+
+
 def has_key() -> bool:
     """True when a Weights & Biases key is set in the environment or in the netrc file."""
     if os.environ.get("WANDB_API_KEY"):
@@ -193,7 +210,8 @@ def has_key() -> bool:
         hosts = netrc.netrc(path).hosts
     except (OSError, netrc.NetrcParseError):
         return False
-    return any(host == "api.wandb.ai" for host in hosts)
+    own = urllib.parse.urlsplit(os.environ.get("WANDB_BASE_URL", "")).hostname
+    return any(host in hosts for host in (*WANDB_HOSTS, own))
 
 
 def within(seconds: float, call: Callable[[], Any]) -> tuple[Any, str | None]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from framework.data import UNSCORED, Batch, Dataset
 from framework.errors import ConfigError
 
+
 class Task(Protocol):
     """Loss and metrics of one kind of learning. `metric` decides what is best, in the sense of `better`."""
 
@@ -31,7 +32,7 @@ class Task(Protocol):
     def measure(self, y: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Sums over scored frames: `loss`, which carries a gradient, and what else `metrics` needs.
 
-        y is the network's output [T, B, classes]; the sums are tensors on its device, so nothing waits for it.
+        y is the network's output [T, B, classes]; the sums are tensors on its device: nothing waits for it.
         """
         ...
 
