@@ -1,0 +1,197 @@
+"""The planner: Graph -> Plan. Pure functions over frozen data; no torch.
+
+Finds the loops by strongly connected components, first of nodes (direction, errors), then of single ops
+(what of a node really is in its loop), and puts everything else outside, to be computed for all steps at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from framework.cell import Builder, Op, Program, lower
+from framework.component import Component, edges_of, make_component
+from framework.direction import Timing, timing
+from framework.expr import Expr
+from framework.graph import Graph
+from framework.scc import components, topological
+from framework.steps import Linear, Loop, Map, Pack, Step, make_steps
+
+__all__ = ["Linear", "Loop", "Map", "Pack", "Plan", "Step", "make_plan"]
+
+Parallel = Literal["intra", "none"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, in order. `ops`: the whole program; `steps` name its ops; `packs`: the parameters."""
+
+    graph: Graph
+    parallel: Parallel
+    ops: tuple[Op, ...]
+    roots: Mapping[str, int]
+    owner: tuple[str, ...]
+    components: tuple[Component, ...]
+    steps: tuple[Step, ...]
+    packs: Mapping[str, Pack]
+    history: Mapping[str, int] = field(default_factory=dict)  # node or input -> steps of it a chunk hands on
+    groups: tuple[tuple[int, ...], ...] = ()  # steps that may run at the same time
+    predicted_bytes: int | None = None
+
+    def __str__(self) -> str:
+        from framework.plan_text import plan_text
+
+        return plan_text(self)
+
+    @cached_property
+    def looks_ahead(self) -> bool:
+        """Whether some node reads later steps: then chunks cannot be joined."""
+        return any(op.kind == "shift" and op.shift > 0 for op in self.ops)
+
+
+def reads(e: Expr) -> list[tuple[str, int]]:
+    """(name, shift) of everything an expression reads."""
+    out: list[tuple[str, int]] = []
+    todo = [e]
+    while todo:
+        x = todo.pop()
+        if x.op == "ref":
+            out.append((x.name, x.shift))
+        todo.extend(x.args)
+    return out
+
+
+def make_plan(graph: Graph, parallel: Parallel = "intra", runner: str = "auto") -> Plan:
+    """Plan `graph`. parallel="none" leaves every product in a loop, step by step (for comparison).
+
+    `runner` forces one for every loop ("auto": the best that takes it). Raises GraphError for a loop without delay or a component that runs both ways in time.
+    """
+    edges = {n: reads(node.expr) for n, node in graph.nodes.items()}
+    alive = _alive(graph, edges)
+    names = [n for n in graph.nodes if n in alive]
+    groups, timings = _components(graph, names, edges)
+    order: list[str] = []
+    for group in groups:
+        place = {n: i for i, n in enumerate(group)}
+        local = [[place[w] for w, s in edges[n] if s == 0 and w in place] for n in group]
+        order += [group[i] for i in topological(range(len(group)), local)]
+    program = lower(graph, order)
+    return _Planner(graph, parallel, program, groups, timings).run()
+
+
+def _alive(graph: Graph, edges: Mapping[str, Sequence[tuple[str, int]]]) -> set[str]:
+    """Nodes that some output needs; the others are dropped."""
+    alive: set[str] = set()
+    todo = list(graph.outputs.values())
+    while todo:
+        n = todo.pop()
+        if n in alive or n not in edges:
+            continue
+        alive.add(n)
+        todo.extend(w for w, _ in edges[n])
+    return alive
+
+
+def _components(
+    graph: Graph, names: Sequence[str], edges: Mapping[str, Sequence[tuple[str, int]]]
+) -> tuple[list[list[str]], list[Timing | None]]:
+    """Components of the live nodes, what they read first, and the timing of the cyclic ones."""
+    place = {n: i for i, n in enumerate(names)}
+    found = components([[place[w] for w, _ in edges[n] if w in place] for n in names])
+    groups = [[names[i] for i in group] for group in found]
+    where = {n: graph.nodes[n].where or f"nodes.{n}" for n in names}
+    timings: list[Timing | None] = []
+    for group in groups:
+        cyclic = len(group) > 1 or any(w == group[0] for w, _ in edges[group[0]])
+        timings.append(timing(group, edges, where) if cyclic else None)
+    return groups, timings
+
+
+class _Planner:
+    """Builds one plan; lives only during make_plan."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        parallel: Parallel,
+        program: Program,
+        groups: Sequence[Sequence[str]],
+        timings: Sequence[Timing | None],
+    ):
+        self.graph, self.parallel, self.roots = graph, parallel, program.roots
+        self.b = Builder(list(program.ops), {op: i for i, op in enumerate(program.ops)})
+        self.owner = program.owner
+        self.groups, self.timings = groups, timings
+
+    def run(self) -> Plan:
+        loops = self._loops()
+        history: dict[str, int] = {}
+        for op in self.b.ops:
+            if op.kind == "shift" and op.shift < 0:
+                history[op.name] = max(history.get(op.name, 0), -op.shift)
+        wanted = self._wanted(loops, history)
+        made = [
+            make_component(
+                self._name(group), group, members, self.b, self.roots, wanted,
+                self.parallel == "intra", (t.direction, t.delay, t.factor) if t else (1, 0, 0),
+            )
+            for group, members, t in loops
+        ]  # fmt: skip
+        steps, together, packs = make_steps(self.graph, self.b, self.roots, made)
+        owner = (*self.owner, *[""] * (len(self.b.ops) - len(self.owner)))
+        return Plan(
+            self.graph, self.parallel, tuple(self.b.ops), self.roots, owner, tuple(made), steps, packs,
+            history, together,
+        )  # fmt: skip
+
+    def _name(self, group: Sequence[str]) -> str:
+        """The common path of a component's nodes, or its first nodes."""
+        parts = [n.split("/") for n in group]
+        common: list[str] = []
+        for column in zip(*parts, strict=False):
+            if len(set(column)) > 1:
+                break
+            common.append(column[0])
+        if common:
+            return "/".join(common)
+        heads = list(dict.fromkeys(p[0] for p in parts))
+        return "+".join(heads) if len(heads) <= 4 else f"{'+'.join(heads[:3])}+{len(heads) - 3} more"
+
+    def _loops(self) -> list[tuple[Sequence[str], list[int], Timing | None]]:
+        """(nodes, member ops, timing) of every loop, what they read first."""
+        ops = self.b.ops
+        by_node = {n: k for k, group in enumerate(self.groups) for n in group}
+        members: dict[int, list[int]] = {}
+        if self.parallel == "none":
+            leaves = ("input", "index", "param", "const", "random")
+            for i, op in enumerate(ops):
+                k = by_node.get(self.owner[i])
+                if k is None or op.kind in leaves:
+                    continue
+                if op.kind == "shift" and by_node.get(op.name) != k:
+                    continue
+                members.setdefault(k, []).append(i)
+        else:
+            edges = edges_of(ops, self.roots)
+            named = {root: n for n, root in self.roots.items()}
+            for group in components(edges):
+                if len(group) == 1 and group[0] not in edges[group[0]]:
+                    continue
+                node = next(named[i] for i in group if i in named)
+                members[by_node[node]] = group
+        return [(self.groups[k], sorted(members[k]), self.timings[k]) for k in sorted(members)]
+
+    def _wanted(
+        self, loops: Sequence[tuple[Sequence[str], list[int], Timing | None]], history: Mapping[str, int]
+    ) -> frozenset[int]:
+        """All ops whose values are needed outside the loop they are in."""
+        out = {self.roots[n] for n in (*self.graph.outputs.values(), *history)}
+        home: dict[int, int] = {}
+        for k, (_, members, _) in enumerate(loops):
+            home.update(dict.fromkeys(members, k))
+        for i, op in enumerate(self.b.ops):
+            sources = (self.roots[op.name],) if op.kind == "shift" else op.args
+            out.update(a for a in sources if a in home and home[a] != home.get(i))
+        return frozenset(out)

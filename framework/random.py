@@ -1,0 +1,46 @@
+"""Counter-based random masks: the same (seed, key, position) gives the same bit in every runner and backward.
+
+Philox-4x32-10 (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011), the generator behind
+`tl.rand`, written over int64 tensors.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+from torch import Tensor
+
+_LOW = 0xFFFFFFFF
+_ROUND_A, _ROUND_B = 0xD2511F53, 0xCD9E8D57
+_KEY_A, _KEY_B = 0x9E3779B9, 0xBB67AE85
+
+
+def _mul_hi_lo(constant: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of constant * x; split in halves so that int64 does not overflow."""
+    low = constant * (x & 0xFFFF)
+    high = constant * (x >> 16)
+    total = (high & 0xFFFF) * 65536 + low
+    return ((high >> 16) + (total >> 32)) & _LOW, total & _LOW
+
+
+def philox(seed: int, counter: Tensor) -> Tensor:
+    """32 random bits (as int64) for each counter (int64); `seed` up to 64 bits. Word 0 of the block."""
+    c0, c1 = counter & _LOW, (counter >> 32) & _LOW
+    c2, c3 = torch.zeros_like(c0), torch.zeros_like(c0)
+    k0, k1 = seed & _LOW, (seed >> 32) & _LOW
+    for _ in range(10):
+        hi_b, lo_b = _mul_hi_lo(_ROUND_B, c2)
+        hi_a, lo_a = _mul_hi_lo(_ROUND_A, c0)
+        c0, c1, c2, c3 = hi_b ^ c1 ^ k0, lo_b, hi_a ^ c3 ^ k1, lo_a
+        k0, k1 = (k0 + _KEY_A) & _LOW, (k1 + _KEY_B) & _LOW
+    return c0
+
+
+def mask(
+    seed: int, key: str, steps: int, lanes: int, size: int, p: float, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Bool [T, B, size], True with probability p, from the run's seed and the term's name `key`."""
+    counter = torch.arange(steps * lanes * size, dtype=torch.int64, device=device)
+    full_seed = (zlib.crc32(key.encode()) << 32) | (seed & _LOW)
+    return (philox(full_seed, counter) < int(p * 2**32)).view(steps, lanes, size)

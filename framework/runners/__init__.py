@@ -1,0 +1,1 @@
+"""Runners: what executes a recurrent component. `torch` needs nothing but torch."""

@@ -1,0 +1,49 @@
+"""Small torch functions that generated source calls, and the step from its text to a function."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+EPS = 1e-5  # of layer norm, as in torch.nn.LayerNorm
+
+
+def layer_norm(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """(x - mean) / standard deviation over the last dimension."""
+    return torch.nn.functional.layer_norm(x, shape, eps=EPS)
+
+
+def rstd(x: Tensor) -> Tensor:
+    """1 / standard deviation over the last dimension, [..., 1]."""
+    return torch.rsqrt(x.var(-1, correction=0, keepdim=True) + EPS)
+
+
+def block(x: Tensor, w: Tensor) -> Tensor:
+    """x [..., groups * k] by w [groups, out, k] -> [..., groups * out]."""
+    return torch.einsum("...gk,gok->...go", x.unflatten(-1, (w.shape[0], w.shape[2])), w).flatten(-2)
+
+
+def block_t(g: Tensor, w: Tensor) -> Tensor:
+    """The transposed product: g [..., groups * out] by w [groups, out, k] -> [..., groups * k]."""
+    return torch.einsum("...go,gok->...gk", g.unflatten(-1, (w.shape[0], w.shape[1])), w).flatten(-2)
+
+
+def gather(index: Tensor, rows: Tensor) -> Tensor:
+    """Rows of [vocab, size] at `index`; an index of -1 (before the first step) gives zeros."""
+    return torch.nn.functional.embedding(index.clamp(min=0), rows) * (index >= 0).unsqueeze(-1)
+
+
+def compile_source(text: str, name: str) -> Callable[..., None]:
+    """The function `run` of generated source; tracebacks show its lines."""
+    filename = f"<loop {name} {len(linecache.cache)}>"
+    linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
+    scope: dict[str, Any] = {
+        "torch": torch, "layer_norm": layer_norm, "rstd": rstd, "block": block, "block_t": block_t,
+        "gather": gather, "const": lambda value: torch.tensor(value, dtype=torch.float64),
+    }  # fmt: skip
+    exec(compile(text, filename, "exec"), scope)
+    return scope["run"]

@@ -1,0 +1,333 @@
+"""Generated Python for the backward loop of one component; see `source.py` for the names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from framework.cell import Op
+from framework.component import Component
+from framework.derivative import Backward
+from framework.runners.emit import Place, total
+from framework.runners.source import Emitter, Source, pads
+
+
+class BackwardEmitter(Emitter):
+    """Before the loop (block by block), the loop, and what is read from it over the whole chunk.
+
+    carried[s]: terms of the adjoint of shift op s that are handed to earlier steps in C (or A, masked).
+    direct[s]: products with recurrent weights that need no carrying: the step that receives them reads the
+    stored gradient G of the later step and multiplies then.
+    """
+
+    def __init__(
+        self,
+        c: Component,
+        d: Backward,
+        places: Mapping[int, Place],
+        weights: Mapping[str, str],
+        masked: bool,
+    ):
+        super().__init__(d.ops)
+        self.c, self.d, self.weights, self.masked = c, d, weights, masked
+        front, back = pads(c)
+        self.gfront, self.gback = back, front  # gradients come from the other side in time
+        self.cell_places = places
+        self.loop = set(d.loop)
+        self.all_readers = self.readers((*d.before, *d.loop, *d.after))
+        self.outputs = [g for g in (*d.pre, *d.ext) if g is not None]
+        self.outputs += [*d.params.values(), *(m.g for m in d.matrices)]
+        self.copies: list[tuple[int, int, int]] = []  # adjoint op that must also stand in G columns lo:hi
+        self.run_terms: dict[int, list[int]] = {}  # sum -> runs whose products with G it takes in
+        self.carried: dict[int, list[tuple[int, float]]] = {}
+        self.direct: dict[int, list[int]] = {}
+
+    def weight(self, name: str) -> str:
+        return self.weights[name]
+
+    def emit(self) -> Source:
+        d = self.d
+        for i, op in enumerate(self.c.cell):
+            if op.kind == "ext":
+                self.place[i] = Place(f"E{op.lo}", "chunk")
+            elif op.kind == "param":
+                self.place[i] = Place(self.weights[op.name], "param")
+            elif i in d.saved:
+                self.place[i] = self.cell_places[i]
+        in_g = self._gradient_columns()
+        self._take_in_products(in_g)
+        self._carries(in_g)
+        stored = {g for g in self.outputs if g in self.loop}
+        for i in d.after:
+            stored |= {a for a in self.ops[i].args if a in self.loop}
+        self._places(stored, in_g)
+        head: list[str] = []
+        if d.loop:
+            block = self._section(d.before, "block")
+            step = self._loop_lines()
+            forward = self.c.direction > 0
+            span = "range(t1 - 1, t0 - 1, -1)" if forward else "range(t0, t1)"
+            starts = "range((T - 1) // K * K, -1, -K)" if forward else "range(0, T, K)"
+            head = [f"for t0 in {starts}:", "    t1 = min(T, t0 + K)", *(f"    {x}" for x in block)]
+            head += [f"    for t in {span}:", *(f"        {x}" for x in step or ["pass"])]
+        self.source.direct = self.direct
+        return self.finish(head, self._after())
+
+    # Where values lie ---------------------------------------------------------------------------------
+
+    def _columns(self, lo: int, hi: int) -> Place:
+        return Place("G", "chunk", self.gfront, lo, hi)
+
+    def _gradient_columns(self) -> set[int]:
+        """Give the loop's gradients of hoisted columns their place in G."""
+        d, c = self.d, self.c
+        if c.targets:
+            hole = any(g is None for g in d.pre)
+            self.buffer("G", "chunk", c.width, front=self.gfront, back=self.gback, zero=hole)
+        placed: set[int] = set()
+        for t, g in zip(c.targets, d.pre, strict=True):
+            if g is None or g not in self.loop:
+                continue
+            if g in placed or self.ops[g].kind in ("back", "grad"):
+                self.copies.append((g, t.lo, t.hi))
+            else:
+                self.place[g] = self._columns(t.lo, t.hi)
+                placed.add(g)
+        return placed
+
+    def _run_products(self, terms: Mapping[int, float], source: int, in_g: set[int]) -> list[int]:
+        """Runs with that source whose transposed products are all among `terms` and read nowhere else."""
+        out = []
+        for k, run in enumerate(self.c.runs):
+            if run.source != source:
+                continue
+            names = {name for name, _, _ in run.weights}
+            mine = [
+                a
+                for a, coef in terms.items()
+                if coef == 1.0 and self.ops[a].kind == "full_t" and self.ops[a].name in names
+            ]
+            alone = all(len(self.all_readers.get(a, ())) <= 1 and a not in self.outputs for a in mine)
+            at = {t.lo: g for t, g in zip(self.c.targets, self.d.pre, strict=True)}
+            lined = all(at.get(run.lo + lo) in in_g for _, lo, _ in run.weights)
+            in_order = all(
+                self.place.get(self.ops[a].args[0]) is not None
+                and self.place[self.ops[a].args[0]].base == "G"
+                for a in mine
+            )
+            if len(mine) == len(names) and alone and lined and in_order:
+                self.virtual.update(mine)
+                out.append(k)
+        return out
+
+    def _terms(self, g: int) -> dict[int, float]:
+        op = self.ops[g]
+        if op.kind == "sum" and not op.value:
+            return dict(zip(op.args, op.coefs, strict=True))
+        return {g: 1.0}
+
+    def _take_in_products(self, in_g: set[int]) -> None:
+        """Sums inside a step that hold all products of a run: one product with G instead."""
+        ends = set(self.d.shifts.values())
+        sources = {run.source for run in self.c.runs if self.c.cell[run.source].kind != "shift"}
+        names = {name: run.source for run in self.c.runs for name, _, _ in run.weights}
+        for i in self.d.loop:
+            op = self.ops[i]
+            if op.kind != "sum" or i in ends:
+                continue
+            here = {names.get(self.ops[a].name) for a in op.args if self.ops[a].kind == "full_t"}
+            for source in sources & {s for s in here if s is not None}:
+                runs = self._run_products(self._terms(i), source, in_g)
+                if runs:
+                    self.run_terms.setdefault(i, []).extend(runs)
+
+    def _carries(self, in_g: set[int]) -> None:
+        for shift, g in self.d.shifts.items():
+            shared = bool(self.all_readers.get(g)) or g in self.outputs or g not in self.loop
+            shared = shared or list(self.d.shifts.values()).count(g) > 1
+            terms = self._terms(g)
+            op = self.ops[g]
+            split = op.kind in ("sum", "full_t") and not self.masked and not shared
+            runs = self._run_products(terms, shift, in_g) if split else []
+            self.direct[shift] = runs
+            if runs:
+                self.carried[shift] = [(a, x) for a, x in terms.items() if a not in self.virtual]
+                self.virtual.add(g)
+            else:
+                self.carried[shift] = [(g, 1.0)]
+                if self.masked and not shared and op.kind == "sum":
+                    self.run_terms[g] = self._run_products(terms, shift, in_g)
+                if not shared and op.kind in ("prod", "sum"):
+                    self.virtual.add(g)  # computed at the end of the step, right where it is carried
+
+    def _places(self, stored: set[int], in_g: set[int]) -> None:
+        d = self.d
+        keep = {*stored, *in_g, *self.outputs, *self.virtual, *d.shifts.values()}
+        self.fuse_products(d.before, self.all_readers, keep)
+        self.fuse_products(d.loop, self.all_readers, keep)
+        for i in d.loop:
+            readers = self.all_readers.get(i, [])
+            if self.ops[i].kind == "back" and i not in stored and i not in d.shifts.values():
+                if len(readers) == 1 and self.ops[readers[0]].kind == "sum" and readers[0] not in self.virtual:
+                    self.virtual.add(i)
+        for i in (*d.before, *d.loop):
+            op = self.ops[i]
+            if i in self.virtual or i in self.place:
+                continue
+            if op.kind == "grad":
+                self.place[i] = Place(f"DY{op.lo}", "chunk")
+            elif i in stored:
+                self.place[i] = self.buffer(f"A{i}", "chunk", op.size)
+            elif (view := self._sliced(i)) is not None:
+                self.place[i] = view
+            elif i in self.loop:
+                self.place[i] = self.buffer(f"M{i}", "temp", op.size)
+            else:
+                self.place[i] = self.buffer(f"B{i}", "block", op.size)
+        for shift, terms in self.carried.items():
+            size, slots = self.ops[shift].size, abs(self.ops[shift].shift)
+            if terms and self.masked:
+                self.buffer(f"C{shift}", "chunk", size, front=self.gfront, back=self.gback)
+            elif terms:
+                self.buffer(f"C{shift}", "ring", size, slots=slots, zero=True)
+
+    def _sliced(self, i: int) -> Place | None:
+        """A slice is a view of its argument."""
+        op = self.ops[i]
+        if op.kind == "slice" and op.args[0] in self.place:
+            return self.place[op.args[0]].columns(op.lo, op.hi)
+        return None
+
+    # Statements ---------------------------------------------------------------------------------------
+
+    def _section(self, ids: Sequence[int], mode: str) -> list[str]:
+        lines: list[str] = []
+        for i in ids:
+            if i not in self.virtual and self.ops[i].kind != "grad":
+                lines += self._compute(i, mode)
+        return lines
+
+    def _compute(self, i: int, mode: str) -> list[str]:
+        op = self.ops[i]
+        if op.kind == "slice":
+            if self.place[i] == self._sliced(i):
+                return []
+            source = self.operand(op.args[0], mode)
+            return [f"{self.ref(self.place[i], mode)}.copy_({source}[..., {op.lo}:{op.hi}])"]
+        return self.statement(i, mode)
+
+    def _loop_lines(self) -> list[str]:
+        lines: list[str] = []
+        for i in self.d.loop:
+            op = self.ops[i]
+            if i in self.virtual or op.kind == "grad":
+                continue
+            if op.kind == "back":
+                lines += self._sum_into(self.ref(self.place[i], "step"), [(i, 1.0)], 0.0, ())
+            elif op.kind == "sum":
+                terms = list(zip(op.args, op.coefs, strict=True))
+                out = self.ref(self.place[i], "step")
+                lines += self._sum_into(out, terms, op.value, self.run_terms.get(i, ()))
+            else:
+                lines += self._compute(i, "step")
+        for g, lo, hi in self.copies:
+            lines.append(f"{self.ref(self._columns(lo, hi), 'step')}.copy_({self.operand(g, 'step')})")
+        return lines + self._sends()
+
+    def _sum_into(
+        self, out: str, terms: Sequence[tuple[int, float]], const: float, runs: Sequence[int]
+    ) -> list[str]:
+        """A sum whose terms may be reads of carried adjoints, or products of G with recurrent weights."""
+        products = [(k, 0) for k in runs]
+        rest: list[tuple[tuple[str, ...], float]] = []
+        bases: list[int] = []
+        for a, coef in terms:
+            op = self.ops[a]
+            if op.kind == "back" and (a in self.virtual or len(terms) == 1):
+                products += [(k, op.shift) for k in self.direct[op.lo]]
+                if self.carried[op.lo]:
+                    assert coef == 1.0
+                    rest.append((self._received(op), coef))
+            elif op.kind == "full_t" and a in self.virtual:
+                continue  # in `runs`
+            else:
+                factors = self.factors(a, "step")
+                if len(factors) == 1 and coef == 1.0:
+                    bases.append(len(rest))
+                rest.append((factors, coef))
+        lines: list[str] = []
+        started = False
+        if products and bases:
+            (base,), _ = rest.pop(bases[0])
+            k, offset = products.pop(0)
+            lines.append(f"torch.addmm({base}, {self._g(k, offset)}, w{k}, out={out})")
+            started = True
+        elif products and not rest:
+            k, offset = products.pop(0)
+            lines.append(f"torch.mm({self._g(k, offset)}, w{k}, out={out})")
+            started = True
+        lines += total(out, rest, const, started)
+        lines += [f"{out}.addmm_({self._g(k, offset)}, w{k})" for k, offset in products]
+        return lines
+
+    def _g(self, k: int, offset: int) -> str:
+        run = self.c.runs[k]
+        return self.ref(self._columns(run.lo, run.hi), "step", offset)
+
+    def _carry_place(self, shift: int) -> Place:
+        if self.masked:
+            return Place(f"C{shift}", "chunk", self.gfront)
+        return Place(f"C{shift}", "ring", slots=abs(self.ops[shift].shift))
+
+    def _received(self, op: Op) -> tuple[str, ...]:
+        """A carried adjoint as factors of a term: with masks, times whether the read crossed no reset."""
+        place = self._carry_place(op.lo)
+        if self.masked:
+            keep = Place(f"L{abs(op.shift)}", "chunk", self.gfront)
+            return self.ref(place, "step", op.shift), self.ref(keep, "step", op.shift)
+        return (self.ref(place, "step"),)
+
+    def _sends(self) -> list[str]:
+        """End of a step: what earlier steps will receive."""
+        lines: list[str] = []
+        for shift, terms in self.carried.items():
+            if not terms:
+                continue
+            out = self.ref(self._carry_place(shift), "step")
+            (g, _), *more = terms
+            if not more and g in self.virtual and g == self.d.shifts[shift]:
+                op = self.ops[g]
+                if op.kind == "sum":
+                    inner = list(zip(op.args, op.coefs, strict=True))
+                    lines += self._sum_into(out, inner, op.value, self.run_terms.get(g, ()))
+                else:
+                    lines += self.statement(g, "step", out=out)
+            else:
+                lines += total(out, [(self.factors(a, "step"), x) for a, x in terms], 0.0, False)
+        return lines
+
+    def _after(self) -> list[str]:
+        """Whole-chunk statements: adjoints that nothing in the loop reads, into buffers X<op>."""
+        d = self.d
+        wanted: set[int] = set()
+        todo = [*(g for g in self.outputs if g not in self.loop), *d.after]
+        while todo:
+            i = todo.pop()
+            if i not in wanted and i >= len(self.c.cell) and i not in self.loop:
+                wanted.add(i)
+                todo.extend(self.ops[i].args)
+        lines: list[str] = []
+        for i in (*d.before, *d.after):
+            op = self.ops[i]
+            if i not in wanted:
+                continue
+            self.virtual.discard(i)
+            if op.kind == "grad":
+                self.place[i] = Place(f"DY{op.lo}", "chunk")
+                continue
+            self.place[i] = self.buffer(f"X{i}", "chunk", op.size)
+            lines += self._compute(i, "chunk")
+        for t, g in zip(self.c.targets, d.pre, strict=True):
+            if g is not None and g not in self.loop:
+                out = self.ref(self._columns(t.lo, t.hi), "chunk")
+                lines.append(f"{out}.copy_({self.operand(g, 'chunk')})")
+        return lines

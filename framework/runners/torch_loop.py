@@ -1,0 +1,182 @@
+"""The `torch` runner: one loop of a plan on any device, with its derived backward.
+
+Per step one matrix product per source over all its targets, pointwise ops in place; in the backward only the
+chain through the recurrence runs step by step, weight gradients are products over the whole chunk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from framework.component import Component
+from framework.derivative import Backward, derive
+from framework.runners import functions
+from framework.runners.emit import Place
+from framework.runners.source import ForwardEmitter, Source, pads
+from framework.runners.source_backward import BackwardEmitter
+from framework.runners.torch_gradients import gradients
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one call is about: steps, lanes, and for each read distance where it crosses no reset or end."""
+
+    steps: int
+    lanes: int
+    masks: Mapping[int, Tensor]  # distance -> [T, B, 1] bool; empty: every read is inside its sequence
+    clock: dict[str, float] | None = None  # "loop" gets the seconds of the backward
+
+
+class TorchLoop:
+    """One component, compiled to Python source on first use."""
+
+    def __init__(self, c: Component, stepwise: bool = False):
+        self.c = c
+        self.stepwise = stepwise  # parallel="none": weight gradients step by step, too
+        names = [name for run in c.runs for name, _, _ in run.weights]
+        matrices = ("block", "gather", "param")
+        names += [op.name for op in c.cell if op.kind in matrices]
+        self.names = list(dict.fromkeys(names))
+        self.weights = {name: f"w{len(c.runs) + i}" for i, name in enumerate(self.names)}
+        self.singles = [n for n in self.names if n not in {m[0] for run in c.runs for m in run.weights}]
+        self._functions: dict[tuple[str, bool], tuple[Source, Callable[..., None]]] = {}
+
+    @cached_property
+    def backward_cell(self) -> Backward:
+        """The derivative; worked out when a gradient is first asked for."""
+        return derive(self.c, hoist=not self.stepwise)
+
+    def source(self, kind: str, masked: bool) -> tuple[Source, Callable[..., None]]:
+        """kind: infer (saves nothing), train, backward."""
+        known = self._functions.get((kind, masked))
+        if known is None:
+            if kind == "backward":
+                places = self.source("train", masked)[0].places
+                source = BackwardEmitter(self.c, self.backward_cell, places, self.weights, masked).emit()
+            else:
+                saved = self.backward_cell.saved if kind == "train" else frozenset()
+                source = ForwardEmitter(self.c, saved, self.weights, masked).emit()
+            known = self._functions[(kind, masked)] = (source, functions.compile_source(source.text, self.c.name))
+        return known
+
+    def __call__(
+        self,
+        chunk: Chunk,
+        pre: Tensor | None,
+        ext: Sequence[Tensor],
+        runs: Sequence[Tensor],
+        singles: Sequence[Tensor],
+        boundary: Sequence[Tensor],
+        init: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """Values [T, B, size] of the component's outputs.
+
+        pre [T, B, width] (overwritten); ext [T, B, size]; runs, singles: weights in the order of `c.runs` and
+        `singles`; boundary: for each of `c.states` [distance, B, size], in time order; init: [size] each.
+        """
+        tensors = [*([] if pre is None else [pre]), *ext, *runs, *singles, *boundary, *init]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            return _LoopFunction.apply(self, chunk, len(ext), *tensors)
+        with torch.no_grad():
+            v = self.environment(chunk, len(ext), tensors)
+            return self.forward(chunk, v, "infer")
+
+    def environment(self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor]) -> dict[str, Any]:
+        """The names that generated source uses, for the tensors of one call."""
+        c, v, at = self.c, dict[str, Any](), iter(tensors)
+        if c.targets:
+            v["P"] = next(at)
+        for i in range(n_ext):
+            v[f"E{i}"] = next(at)
+        for k, run in enumerate(c.runs):
+            w = v[f"w{k}"] = next(at)
+            v[f"W{k}"] = w.t()
+            for name, lo, hi in run.weights:
+                v[self.weights[name]] = w[lo:hi]
+        for name in self.singles:
+            v[self.weights[name]] = next(at)
+        front, _ = pads(c)
+        for node, distance in c.states.items():
+            root, b = c.roots[node], next(at)
+            v[f"boundary{root}"] = b
+            v[f"span{root}"] = (front - distance, front) if c.direction > 0 else (chunk.steps, chunk.steps + distance)
+        for node in c.states:
+            v[f"U{c.roots[node]}"] = next(at)
+        for distance, mask in chunk.masks.items():
+            v[f"K{distance}"] = mask
+        return v
+
+    def allocate(self, source: Source, chunk: Chunk, like: Tensor, block: int, v: dict[str, Any]) -> None:
+        """Make the buffers of a source. Boundary steps of gradients are zero."""
+        t, b = chunk.steps, chunk.lanes
+        for name, s in source.buffers.items():
+            if s.mode == "ring":
+                v[name] = [like.new_zeros((b, s.size)) for _ in range(s.slots)]
+                continue
+            shape = {"chunk": (s.front + t + s.back, b, s.size), "block": (block, b, s.size), "temp": (b, s.size)}
+            x = v[name] = like.new_zeros(shape[s.mode]) if s.zero else like.new_empty(shape[s.mode])
+            if s.mode == "chunk" and not s.zero and name[0] in "GC":
+                x[: s.front].zero_()
+                x[s.front + t :].zero_()
+
+    def forward(self, chunk: Chunk, v: dict[str, Any], kind: str) -> tuple[Tensor, ...]:
+        """Run the loop; fills v with buffers."""
+        c = self.c
+        source, run = self.source(kind, bool(chunk.masks))
+        self.allocate(source, chunk, v["like"] if "like" in v else self._like(v), 0, v)
+        for node in c.states:
+            root = c.roots[node]
+            lo, hi = v[f"span{root}"]
+            v[f"V{root}"][lo:hi] = v[f"boundary{root}"]
+        run(chunk.steps, 0, v)
+        front = pads(c)[0]
+        return tuple(v[f"V{at}"][front : front + chunk.steps].detach() for _, at in c.outputs)
+
+    def _like(self, v: Mapping[str, Any]) -> Tensor:
+        return next(x for x in v.values() if isinstance(x, Tensor) and x.is_floating_point())
+
+    def value(self, v: Mapping[str, Any], place: Place, chunk: Chunk) -> Tensor:
+        """A stored sequence as [T, B, size]."""
+        x = v[place.base]
+        if place.mode == "param":
+            return x.expand(chunk.steps, chunk.lanes, x.shape[-1])
+        x = x[place.offset : place.offset + chunk.steps]
+        return x if place.hi < 0 else x[:, :, place.lo : place.hi]
+
+
+class _LoopFunction(torch.autograd.Function):
+    """Forward and derived backward of one loop as seen by autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, loop: TorchLoop, chunk: Chunk, n_ext: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        v = loop.environment(chunk, n_ext, tensors)
+        out = loop.forward(chunk, v, "train")
+        ctx.loop, ctx.chunk, ctx.n_ext, ctx.count = loop, chunk, n_ext, len(tensors)
+        needed = loop.source("train", bool(chunk.masks))[0].buffers
+        keep = {name: x for name, x in v.items() if isinstance(x, Tensor) and (name in needed or name == "P")}
+        keep = {name: x for name, x in keep.items() if name[0] in "PVSR"}
+        ctx.names = list(keep)
+        ctx.save_for_backward(*tensors, *keep.values())
+        ctx.set_materialize_grads(False)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *dy: Tensor | None) -> tuple[Any, ...]:
+        loop, chunk, start = ctx.loop, ctx.chunk, time.perf_counter()
+        saved = ctx.saved_tensors
+        tensors = saved[: ctx.count]
+        v = loop.environment(chunk, ctx.n_ext, tensors)
+        v.update(zip(ctx.names, saved[ctx.count :], strict=True))
+        out = gradients(loop, chunk, v, dy, ctx.needs_input_grad[3:])
+        if chunk.clock is not None:
+            chunk.clock["loop"] += time.perf_counter() - start
+        return (None, None, None, *out)
