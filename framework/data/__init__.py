@@ -1,4 +1,5 @@
 from framework.data.batch import SPLITS, UNSCORED, Batch, Dataset, Split
 from framework.data.make import DATASETS, make_dataset
+from framework.data.text import Characters
 
-__all__ = ["DATASETS", "SPLITS", "UNSCORED", "Batch", "Dataset", "Split", "make_dataset"]
+__all__ = ["DATASETS", "SPLITS", "UNSCORED", "Batch", "Characters", "Dataset", "Split", "make_dataset"]

@@ -102,10 +102,10 @@ def _convolve(a: Tensor, b: Tensor) -> Tensor:
 
 
 def frame_labels(segments: list[Segment], frames: int, index: dict[str, int], nothing: int) -> Tensor:
-    """Class [frames] int64 of the segment at each frame's centre (sample HOP*t + WINDOW/2); `nothing` where
-    there is none.
+    """Class [frames] int64 of the segment at each frame's centre, which is sample HOP*t + WINDOW/2.
 
-    A label that `index` lacks counts as `nothing`, too. Where segments overlap the later one counts.
+    It is `nothing` where there is no segment, or one whose label `index` lacks. Where segments overlap the
+    later one counts.
     """
     y = torch.full((frames,), nothing, dtype=torch.int64)
     for s in segments:

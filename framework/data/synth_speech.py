@@ -22,8 +22,7 @@ PREFIX: dict[Split, str] = {"train": "t", "dev": "d", "test": "e"}
 def make_corpus(
     split: Split, speakers: int, sentences: int, corpus_seed: int
 ) -> list[tuple[Speaker, list[Utterance]]]:
-    """Speak one split: `speakers` voices of its own, `sentences` utterances each, all from one shared
-    lexicon.
+    """Speak one split: `speakers` voices of its own, `sentences` utterances each, from one shared lexicon.
 
     Every speaker has own random numbers: more speakers or sentences leave the others as they are.
     """
@@ -52,11 +51,10 @@ def synth_speech(
     seed: int = 0,
     cache_dir: str | None = None,
 ) -> Utterances:
-    """Make (or read from the cache) the corpus: x [T, B, n_mels * (deltas + 1)], y one of 39 phones per 10 ms
-    frame.
+    """Make the corpus, or read it from the cache: one of 39 phones for each frame of 10 ms.
 
-    `sentences` is per speaker; `corpus_seed` draws lexicon, voices and sentences; `seed` only the order of
-    batches.
+    x is [T, B, n_mels * (deltas + 1)]. `sentences` is per speaker; `corpus_seed` draws lexicon, voices and
+    sentences; `seed` only the order of batches.
     """
     sizes: dict[Split, int] = {"train": train_speakers, "dev": dev_speakers, "test": test_speakers}
     for split, speakers in sizes.items():

@@ -91,7 +91,7 @@ def make_lexicon(seed: int) -> list[tuple[str, ...]]:
 def speak(
     speaker: Speaker, name: str, lexicon: list[tuple[str, ...]], random: np.random.Generator
 ) -> Utterance:
-    """Say a few words of the lexicon with a pause now and then: 1.5 to 3 seconds."""
+    """Say a few words of the lexicon with a pause now and then: 1.5 to 4 seconds as a rule."""
     likely = 1.0 / (np.arange(len(lexicon)) + 10.0)  # a flattened Zipf law
     words = random.choice(len(lexicon), size=random.integers(3, 6), p=likely / likely.sum())
     phones = ["sil"]
@@ -121,9 +121,8 @@ def _synthesise(
     pulses = _pulses(f0, random)
     noise = random.normal(0.0, 1.0, samples) * 0.35
     hertz, window = _grid()
-    tilt = 10 ** (
-        -(6 - speaker.tilt) / 20 * np.log2(np.maximum(hertz, 100) / 100)
-    )  # -6 dB/octave, give or take
+    octaves = np.log2(np.maximum(hertz, 100) / 100)
+    tilt = 10 ** (-(6 - speaker.tilt) / 20 * octaves)  # the source falls by 6 dB per octave, give or take
     throat = _resonances(formants, hertz) * 10.0
     friction = np.exp(-0.5 * ((hertz - peak[:, None]) / np.maximum(width[:, None], 1) * 2) ** 2)
     spectrum = _spectra(pulses, at, window) * throat * tilt * voice[:, None]
@@ -203,9 +202,8 @@ def _pulses(f0: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """One pulse a period; one between two samples is shared by both, so that the pitch does not jitter."""
     phase = np.cumsum(f0 / SAMPLE_RATE) + random.random()
     beats = np.flatnonzero(np.diff(np.floor(phase))) + 1
-    late = (phase[beats] - np.floor(phase[beats])) / (
-        phase[beats] - phase[beats - 1]
-    )  # samples since the beat
+    step = phase[beats] - phase[beats - 1]
+    late = (phase[beats] - np.floor(phase[beats])) / step  # samples since the beat, 0..1
     area = np.sqrt(SAMPLE_RATE / f0[beats]) * random.normal(1.0, 0.03, len(beats))
     pulses = np.zeros(len(f0))
     np.add.at(pulses, beats, area * (1 - late))

@@ -43,7 +43,13 @@ def timit(
     for option, value, least in (("n_mels", n_mels, 2), ("deltas", deltas, 0), ("batch_size", batch_size, 1)):
         at_least(option, value, least)
     at_least("seed", seed, 0)
-    tree = find(_root(root))
+    place = _root(root)
+    try:
+        tree = find(place)
+    except OSError as error:
+        raise ConfigError(
+            "data.root", f"cannot read {place} ({error.strerror})", "Mend its permissions"
+        ) from error
     key = {
         "files": {split: [_stamp(r) for r in tree.splits[split]] for split in SPLITS},
         "n_mels": n_mels,
@@ -51,9 +57,7 @@ def timit(
         "source": source_digest(features, timit_tables, timit_tree),
     }
     folder = cached(cache_dir, "timit", key, lambda work: _build(work, tree, n_mels, deltas))
-    classes = torch.tensor(
-        [*relabel(phones, UNSCORED), UNSCORED]
-    )  # the last one, at -1: frames without a label
+    classes = torch.tensor([*relabel(phones, UNSCORED), UNSCORED])  # the last, at -1: frames without label
     parts: dict[Split, Part] = {split: _part(folder / split, n_mels, deltas, classes) for split in SPLITS}
     scale = torch.load(folder / "moments.pt", weights_only=True)
     return Utterances(
@@ -122,8 +126,8 @@ def _build(work: Path, tree: Tree, n_mels: int, deltas: int) -> None:
         table.save_to_disk(str(work / split))
         del table  # closes the map of the scratch file
     shutil.rmtree(scratch)
-    everything = torch.arange(-1, 61)
-    mean, deviation = moments(_part(work / "train", n_mels, deltas, everything))
+    classes = torch.arange(62)  # any: only features count here
+    mean, deviation = moments(_part(work / "train", n_mels, deltas, classes))
     torch.save({"mean": mean, "deviation": deviation}, work / "moments.pt")
 
 
