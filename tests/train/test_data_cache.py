@@ -63,7 +63,7 @@ def test_a_damaged_cache_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["synth_speech", "timit"])
 def test_processes_at_the_same_time(tmp_path, name):
-    """Three processes make one cache; all read the same data, one folder stays."""
+    """Two processes make one cache; all read the same data, one folder stays."""
     options: dict = {"cache_dir": str(tmp_path / "cache")}
     if name == "synth_speech":
         options |= SMALL
@@ -90,7 +90,7 @@ def test_processes_at_the_same_time(tmp_path, name):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        for _ in range(3)
+        for _ in range(2)
     ]
     for run in runs:
         assert run.stdout is not None and run.stdout.readline() == "ready\n"
@@ -99,7 +99,7 @@ def test_processes_at_the_same_time(tmp_path, name):
         run.stdin.write("\n")
         run.stdin.flush()
     answers = [run.communicate(timeout=120) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0, 0], answers
+    assert [run.returncode for run in runs] == [0, 0], answers
     data = make_dataset(name, **options)
     total = sum(float(b.x.double().sum()) for b in data.batches("train", 0))
     assert {float(out) for out, _ in answers} == {total}
