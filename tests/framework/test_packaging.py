@@ -23,6 +23,7 @@ LADDER = {
     "framework.random": 3,
     "framework.runners": 3,
     "framework.network": 4,
+    "framework.convert": 4,
     "framework.data": 4,
     "framework.task": 4,
     "framework.checkpoint": 4,
