@@ -87,6 +87,8 @@ class Builder:
         return self._ref(*self.reader.find(tree))
 
     def _ref(self, name: str, shift: int) -> Expr:
+        if abs(shift) > 1_000_000:
+            raise self._fail(f"{name!r} is read {abs(shift)} steps away", "Read at most 1000000 steps away.")
         self.read.add(name)
         size = self.sizes[name] if name in self.sizes else self.inputs[name].size
         return Expr("ref", (), size, name, shift)
@@ -178,7 +180,8 @@ class Builder:
             return form(tree)
         self._arguments(tree, ARITY[name])
         args = tuple([self._value(arg) for arg in tree.args])
-        return Expr(name, args, args[0].size if len(args) == 1 else self._same_size(*args, tree))
+        size = args[0].size if len(args) == 1 else self._same_size(args[0], args[1], tree)
+        return Expr(name, args, size)
 
     def _arguments(self, tree: ast.Call, *counts: int) -> None:
         if len(tree.args) not in counts:

@@ -10,6 +10,7 @@ from framework.errors import GraphError
 from framework.names import check_name
 
 Init = float | Literal["learned"]
+MOST = 2**24  # units of a node or words of a vocabulary: more is a slip of the keyboard
 
 
 def read_inputs(spec: Mapping[str, Any], place: str) -> list[str]:
@@ -26,24 +27,25 @@ def read_inputs(spec: Mapping[str, Any], place: str) -> list[str]:
 
 def joined(given: object, place: str) -> str:
     """An `in:` entry as one expression; a list is concatenated."""
-    parts = given if isinstance(given, (list, tuple)) else [given]
-    if not parts or not all(isinstance(part, str) and part.strip() for part in parts):
+    parts = list(given) if isinstance(given, (list, tuple)) else [given]
+    texts = [part for part in parts if isinstance(part, str) and part.strip()]
+    if not parts or len(texts) < len(parts):
         raise GraphError(place, f"{given!r} is no source", "Write in: l1, in: [a, b] or in: {x: l1}.")
-    return parts[0] if len(parts) == 1 else f"concat({', '.join(parts)})"
+    return texts[0] if len(texts) == 1 else f"concat({', '.join(texts)})"
 
 
 def read_size(value: object, place: str) -> int:
     """A positive whole number."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST:
         hint = ' A param is written in quotes: "{size}".' if isinstance(value, Mapping) else ""
-        raise GraphError(place, f"{value!r} is no size", f"Write a whole number from 1.{hint}")
+        raise GraphError(place, f"{value!r} is no size", f"Write a whole number from 1 to {MOST}.{hint}")
     return value
 
 
 def read_layers(value: object, place: str) -> int:
     """How many layers: a whole number from 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise GraphError(place, f"{value!r} is no number of layers", "Write a whole number from 1.")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10_000:
+        raise GraphError(place, f"{value!r} is no number of layers", "Write a whole number from 1 to 10000.")
     return value
 
 

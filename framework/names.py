@@ -60,5 +60,5 @@ def check_keys(mapping: Iterable[object], allowed: Iterable[str], place: str) ->
     allowed = list(allowed)
     for key in mapping:
         if key not in allowed:
-            at = f"{place}.{key}" if place else str(key)
+            at = f"{place}.{key}" if place else str(key) or "graph"
             raise GraphError(at, f"unknown key {key!r}", known("Keys here", key, allowed))

@@ -104,7 +104,7 @@ def params_env(defaults: object, given: Env, outer: Env, place: str, prefix: str
                          "Write params: {depth: 3}.")
     for name in given:
         if name not in defaults:
-            at = f"{place}.{name}" if place else str(name)
+            at = f"{place}.{name}" if place else str(name) or "params"
             raise GraphError(at, f"no param {name!r}", known("Params", name, map(str, defaults)))
     env = dict(outer)
     for name, value in defaults.items():
@@ -123,4 +123,6 @@ def loop(spec: object, env: Env, place: str) -> tuple[str, range]:
     if any(isinstance(end, bool) or not isinstance(end, int) for end in ends):
         raise GraphError(place, f"{spec!r} runs from {ends[0]!r} to {ends[1]!r}",
                          "Both must be whole numbers.")
+    if ends[1] - ends[0] >= 100_000:
+        raise GraphError(place, f"{spec!r} has {ends[1] - ends[0] + 1} steps", "Write at most 100000.")
     return name, range(ends[0], ends[1] + 1)

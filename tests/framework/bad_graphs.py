@@ -127,6 +127,9 @@ BAD: dict[str, str] = {
     "an input twice": cell("inputs: [x, x]\nout: y\nnodes: {y: full(x)}"),
     "a param named as a key": cell("params: {layers: 2}\nout: y\nnodes: {y: full(x)}"),
     "an error in a nested cell": cell("out: y\nnodes: {y: {cell: lstm, in: z}}"),
+    "a shift of ages": expr("full(x[t-99999999])"),
+    "too many layers": nodes("h: {cell: lstm, size: 4, in: x, layers: 100000000}"),
+    "too many steps": nodes("'h{l}': {for: l in 1..100000000, size: 4, is: x}\nh: {size: 4, is: x}"),
     "no layers": nodes("h: {cell: lstm, size: 4, in: x, layers: 0}"),
     "backward by word": nodes("h: {cell: lstm, size: 4, in: x, backward: maybe}"),
     "backward and bidirectional": nodes(
