@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Literal
 
 from framework.cell import Builder, Op, Program, lower
-from framework.component import Component, edges_of, make_component
+from framework.component import MATRICES, Component, edges_of, make_component
 from framework.direction import Timing, timing
 from framework.expr import Expr
 from framework.graph import Graph
@@ -166,9 +166,12 @@ class _Planner:
         members: dict[int, list[int]] = {}
         if self.parallel == "none":
             leaves = ("input", "index", "param", "const", "random")
+            numbers: set[int] = set()  # made of numbers alone: nothing to do at any step
             for i, op in enumerate(ops):
+                if op.kind == "const" or (op.args and numbers.issuperset(op.args) and op.kind not in MATRICES):
+                    numbers.add(i)
                 k = by_node.get(self.owner[i])
-                if k is None or op.kind in leaves:
+                if k is None or op.kind in leaves or i in numbers:
                     continue
                 if op.kind == "shift" and by_node.get(op.name) != k:
                     continue

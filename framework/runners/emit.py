@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from framework.cell import Op
 from framework.ops import TABLE
 
-_OUT_FORM = re.compile(r"torch\.(\w+)\(\{0\}(, \{1\})?\)")
+_OUT_FORM = re.compile(r"torch\.(\w+)\((\{0\}(?:, (?:\{1\}|[-\d.]+))*)\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +38,8 @@ def pointwise(op: Op, out: str, args: Sequence[str], in_place: bool) -> list[str
     if in_place and row.inplace:
         return [f"{out}.{row.inplace}()"]
     form = _OUT_FORM.fullmatch(row.torch)
-    if form:
-        return [f"torch.{form.group(1)}({', '.join(args)}, out={out})"]
+    if form and form.group(1) != "relu" and not all(a.startswith("const(") for a in args):
+        return [f"torch.{form.group(1)}({form.group(2).format(*args)}, out={out})"]
     return [f"{out}.copy_({row.torch.format(*args)})"]
 
 

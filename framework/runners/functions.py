@@ -22,6 +22,13 @@ def rstd(x: Tensor) -> Tensor:
     return torch.rsqrt(x.var(-1, correction=0, keepdim=True) + EPS)
 
 
+def wide(x: Tensor | float, out: Tensor) -> Tensor:
+    """A vector or number as rows of `out`: torch's out= forms do not broadcast their result."""
+    if not isinstance(x, Tensor):
+        x = out.new_full((1,), x)
+    return x.expand(*out.shape[:-1], x.shape[-1])
+
+
 def block(x: Tensor, w: Tensor) -> Tensor:
     """x [..., groups * k] by w [groups, out, k] -> [..., groups * out]."""
     return torch.einsum("...gk,gok->...go", x.unflatten(-1, (w.shape[0], w.shape[2])), w).flatten(-2)
@@ -43,7 +50,7 @@ def compile_source(text: str, name: str) -> Callable[..., None]:
     linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
     scope: dict[str, Any] = {
         "torch": torch, "layer_norm": layer_norm, "rstd": rstd, "block": block, "block_t": block_t,
-        "gather": gather, "const": lambda value: torch.tensor(value, dtype=torch.float64),
+        "gather": gather, "wide": wide, "const": lambda value: torch.tensor(value, dtype=torch.float64),
     }  # fmt: skip
     exec(compile(text, filename, "exec"), scope)
     return scope["run"]

@@ -110,20 +110,30 @@ class Emitter:
         out = out or self.ref(self.place[at], mode)
         if op.kind == "sum":
             skipped = set(skip)
-            terms = [
-                (self.factors(a, mode), coef)
-                for a, coef in zip(op.args, op.coefs, strict=True)
-                if a not in skipped
-            ]
-            return total(out, terms, op.value, bool(skipped))
-        args = [self.operand(a, mode) for a in op.args]
+            added = [(a, coef) for a, coef in zip(op.args, op.coefs, strict=True) if a not in skipped]
+            terms = [(self.factors(a, mode), coef) for a, coef in added]
+            if skipped or all(self.is_whole(a, op.size) for a, _ in added):
+                return total(out, terms, op.value, bool(skipped))
+            return [f"{out}.zero_()", *total(out, terms, op.value, True)]
+        ids = list(op.args)
+        if op.kind == "prod":  # the first two must have the product's shape: out= does not broadcast
+            first = min(ids, key=lambda a: (self.is_flat(a), -self.ops[a].size))
+            ids.remove(first)
+            ids = [first, *sorted(ids, key=lambda a: -self.ops[a].size)]
+        flat = all(self.is_flat(a) for a in ids)
+        args = [self.wide(a, mode, out) if flat else self.operand(a, mode) for a in ids]
         if op.name and op.kind in ("full", "block", "full_t", "block_t", "gather"):
             args.append(self.weight(op.name))
         if op.kind in TABLE:
             return pointwise(op, out, args, args[0] == out)
         return structural(op, out, args)
 
+    def widest_first(self, terms: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+        """Terms of size 1 last: the first statement must fill all of its place."""
+        return sorted(terms, key=lambda term: -self.ops[term[0]].size)
+
     def weight(self, name: str) -> str:
+        """The variable that holds weight `name`."""
         raise NotImplementedError
 
     def factors(self, at: int, mode: str) -> tuple[str, ...]:
@@ -132,6 +142,22 @@ class Emitter:
             a, b = self.ops[at].args
             return self.operand(a, mode), self.operand(b, mode)
         return (self.operand(at, mode),)
+
+    def is_flat(self, at: int) -> bool:
+        """Whether op `at` is a number or one row for all lanes (or a product of such)."""
+        if at in self.virtual:
+            return all(self.is_flat(a) for a in self.ops[at].args)
+        return self.ops[at].kind == "const" or (at in self.place and self.place[at].mode == "param")
+
+    def is_whole(self, at: int, size: int) -> bool:
+        """Whether op `at` has `size` units and a row for each lane: then it may start a sum of that size."""
+        return self.ops[at].size == size and not self.is_flat(at)
+
+    def wide(self, at: int, mode: str, out: str) -> str:
+        """The text of a flat op with as many rows as `out`."""
+        op = self.ops[at]
+        text = repr(op.value) if op.kind == "const" else self.operand(at, mode)
+        return f"wide({text}, {out})"
 
     def readers(self, ids: Iterable[int]) -> dict[int, list[int]]:
         """Which of the ops `ids` read each op."""
@@ -239,7 +265,8 @@ class ForwardEmitter(Emitter):
                 continue
             for k, run in runs:
                 out = self.ref(Place("P", "chunk", 0, run.lo, run.hi), "step")
-                lines.append(f"{out}.addmm_({self.operand(at, 'step')}, W{k})")
+                rows = self.wide(at, "step", out) if self.is_flat(at) else self.operand(at, "step")
+                lines.append(f"{out}.addmm_({rows}, W{k})")
         return lines
 
     def _places(self) -> None:

@@ -167,7 +167,7 @@ class BackwardEmitter(Emitter):
         for i in d.loop:
             readers = self.all_readers.get(i, [])
             if self.ops[i].kind == "back" and i not in stored and i not in d.shifts.values():
-                if len(readers) == 1 and self.ops[readers[0]].kind == "sum" and readers[0] not in self.virtual:
+                if len(readers) == 1 and self._adds(readers[0], i) and readers[0] not in self.virtual:
                     self.virtual.add(i)
         for i in (*d.before, *d.loop):
             op = self.ops[i]
@@ -189,6 +189,13 @@ class BackwardEmitter(Emitter):
                 self.buffer(f"C{shift}", "chunk", size, front=self.gfront, back=self.gback)
             elif terms:
                 self.buffer(f"C{shift}", "ring", size, slots=slots, zero=True)
+
+    def _adds(self, i: int, back: int) -> bool:
+        """Whether op i is a sum that takes the read `back` as it is."""
+        op = self.ops[i]
+        if op.kind != "sum":
+            return False
+        return op.coefs[op.args.index(back)] == 1.0 or not self.direct[self.ops[back].lo]
 
     def _sliced(self, i: int) -> Place | None:
         """A slice is a view of its argument."""
@@ -240,18 +247,17 @@ class BackwardEmitter(Emitter):
         products = [(k, 0) for k in runs]
         rest: list[tuple[tuple[str, ...], float]] = []
         bases: list[int] = []
-        for a, coef in terms:
+        for a, coef in self.widest_first(terms):
             op = self.ops[a]
             if op.kind == "back" and (a in self.virtual or len(terms) == 1):
                 products += [(k, op.shift) for k in self.direct[op.lo]]
                 if self.carried[op.lo]:
-                    assert coef == 1.0
                     rest.append((self._received(op), coef))
             elif op.kind == "full_t" and a in self.virtual:
                 continue  # in `runs`
             else:
                 factors = self.factors(a, "step")
-                if len(factors) == 1 and coef == 1.0:
+                if len(factors) == 1 and coef == 1.0 and op.size == self.ops[terms[0][0]].size:
                     bases.append(len(rest))
                 rest.append((factors, coef))
         lines: list[str] = []
@@ -264,6 +270,10 @@ class BackwardEmitter(Emitter):
         elif products and not rest:
             k, offset = products.pop(0)
             lines.append(f"torch.mm({self._g(k, offset)}, w{k}, out={out})")
+            started = True
+        size = max((self.ops[a].size for a, _ in terms), default=1)
+        if rest and not started and not all(self.is_whole(a, size) for a, _ in terms):
+            lines.append(f"{out}.zero_()")
             started = True
         lines += total(out, rest, const, started)
         lines += [f"{out}.addmm_({self._g(k, offset)}, w{k})" for k, offset in products]
@@ -302,7 +312,9 @@ class BackwardEmitter(Emitter):
                 else:
                     lines += self.statement(g, "step", out=out)
             else:
-                lines += total(out, [(self.factors(a, "step"), x) for a, x in terms], 0.0, False)
+                whole = all(self.is_whole(a, self.ops[shift].size) for a, _ in terms)
+                lines += [] if whole else [f"{out}.zero_()"]
+                lines += total(out, [(self.factors(a, "step"), x) for a, x in terms], 0.0, not whole)
         return lines
 
     def _after(self) -> list[str]:

@@ -65,6 +65,14 @@ def _flat(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
+def _source(loop: TorchLoop, chunk: Chunk, v: dict[str, Any], source: Source, at: int) -> Tensor:
+    """What a product was given, [T, B, size]; a number has no place of its own."""
+    op = loop.c.cell[at]
+    if op.kind == "const":
+        return loop._like(v).new_full((1,), op.value).expand(chunk.steps, chunk.lanes, 1)
+    return loop.value(v, source.places[at], chunk)
+
+
 def _run_weights(loop: TorchLoop, chunk: Chunk, v: dict[str, Any], source: Source) -> list[Tensor | None]:
     """Gradients of the packed recurrent weights: G^T times the source sequence."""
     c, d = loop.c, loop.backward_cell
@@ -75,7 +83,7 @@ def _run_weights(loop: TorchLoop, chunk: Chunk, v: dict[str, Any], source: Sourc
             out.append(None)
             continue
         g = loop.value(v, Place("G", "chunk", pads(c)[1], run.lo, run.hi), chunk)
-        x = loop.value(v, source.places[run.source], chunk)
+        x = _source(loop, chunk, v, source, run.source)
         if loop.stepwise:
             total = g.new_zeros(g.shape[-1], x.shape[-1])
             for t in range(chunk.steps):
@@ -96,7 +104,7 @@ def _single(loop: TorchLoop, chunk: Chunk, v: dict[str, Any], source: Source, na
         if m.name != name:
             continue
         g = loop.value(v, source.places[m.g], chunk)
-        x = loop.value(v, source.places[m.source], chunk)
+        x = _source(loop, chunk, v, source, m.source)
         w = v[loop.weights[name]]
         if m.kind == "gather":
             rows = x.reshape(-1)
