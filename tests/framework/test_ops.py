@@ -54,7 +54,7 @@ def texts() -> dict[str, str]:
 
 FORMS = {
     # outside of every loop
-    "alone": {"h": "{f}"},
+    "alone": {"h": "{f} + 0.1 * y"},
     # a loop through the function, twice with undelayed values of the loop
     "loop": {"h": "tanh({f} + full(h[t-1]))", "a": "full(h[t-1]) + x", "b": "0.7 * h[t-1] + full(a) - y"},
     # a loop without a matrix, run ahead in time
