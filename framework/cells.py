@@ -47,6 +47,10 @@ class CellLibrary:
         if not isinstance(spec, Mapping):
             raise GraphError(top, f"a cell must be a mapping, not {spec!r}", "Write {out: h, nodes: {...}}.")
         check_keys(spec, CELL_KEYS, top)
+        params = spec.get("params")
+        if params is not None and not isinstance(params, Mapping):
+            raise GraphError(f"{path}params", f"must be a mapping of names to values, not {params!r}",
+                             "Write params: {depth: 3}.")
         return Definition(name, spec, path, env)
 
 

@@ -134,6 +134,8 @@ BAD: dict[str, str] = {
     "backward by word": nodes("h: {cell: lstm, size: 4, in: x, backward: maybe}"),
     "backward and bidirectional": nodes(
         "h: {cell: lstm, size: 4, in: x, backward: true, bidirectional: true}"),
+    "cell params that are a list": cell("params: [depth]\nout: y\nnodes: {y: full(x)}"),
+    "graph params that are a number": nodes("h: {size: 4, is: x}", "params: 3"),
     # Start values
     "a start value that is a word": nodes("h: {size: 4, is: x, init: random}"),
     "a start value of nothing": nodes("h: {cell: lstm, size: 4, in: x, init: {cc: learned}}"),

@@ -16,11 +16,11 @@ from framework.load import load_graph
 
 CONF = Path(__file__).parents[2] / "conf"
 ODD: list[Any] = [
-    None, True, 0, -1, 1.5, 10**40, "", " ", "x", "t", "{", "{size}", "{x y}", "l1/c", "x[t-1]", "x[", "full(x)",
-    "tanh", "bias()", "a/b/c", "1..3", "l in 1..3", "learned", [], ["x"], [["x"]], [1], {}, {"size": 3}, {"x": None}, {1: 2},
-    {"cell": "lstm"}, {"is": "x"}, {"for": 1}, float("nan")]
-PIECES = [*"()[]t-+*/,':{}#1.= xh", '"', "**", "\n", "\\", "\x00", "\u00e9", "\u01c0", "full", "bias", "concat",
-          "dropout", "lambda", "if"]
+    None, True, 0, -1, 1.5, 10**40, "", " ", "x", "t", "{", "{size}", "{x y}", "l1/c", "x[t-1]", "x[",
+    "full(x)", "tanh", "bias()", "a/b/c", "1..3", "l in 1..3", "learned", [], ["x"], [["x"]], [1], {},
+    {"size": 3}, {"x": None}, {1: 2}, {"cell": "lstm"}, {"is": "x"}, {"for": 1}, float("nan")]
+PIECES = [*"()[]t-+*/,':{}#1.= xh", '"', "**", "\n", "\\", "\x00", "\u00e9", "\u01c0", "full", "bias",
+          "concat", "dropout", "lambda", "if"]
 
 
 def places(thing: Any) -> list[tuple[Any, Any]]:
