@@ -11,7 +11,9 @@ COUNTER_STRIDE = 32  # int32 elements: 128 bytes, so that no two counters share 
 
 
 def new_counters(count: int, device: torch.device | str) -> Tensor:
-    """Zeroed barrier counters, int32 [count, COUNTER_STRIDE]: a row per group of programs, new for each launch."""
+    """Zeroed barrier counters, int32 [count, COUNTER_STRIDE]: a row per group of programs, new each
+    launch.
+    """
     return torch.zeros(count, COUNTER_STRIDE, dtype=torch.int32, device=device)
 
 

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-
-def _on_gpu(config: pytest.Config) -> bool:
-    return config.getoption("markexpr") == "gpu"
+from tests.kernels.compiled import Compiler
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if _on_gpu(config):
+    if config.getoption("markexpr") == "gpu":
         return
     if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
         raise pytest.UsageError(
@@ -26,3 +26,13 @@ def pytest_configure(config: pytest.Config) -> None:
     from tests.interpreter import install
 
     install()
+
+
+@pytest.fixture(scope="session")
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compiler]:
+    """Compiles for chips that are not there, see compiled.py."""
+    cache = getattr(request.config, "cache", None)  # absent with -p no:cacheprovider
+    folder = Path(cache.mkdir("kernels")) if cache else tmp_path_factory.mktemp("kernels")
+    compiler = Compiler(folder)
+    yield compiler
+    compiler.close()

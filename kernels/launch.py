@@ -1,0 +1,164 @@
+"""How to launch a matmul on which chip: tables, no kernels. A user's measurements can replace a row.
+
+None of these rows has been measured yet: they come from what compiles without spills for each chip and fits
+its shared memory (tests/kernels/test_compiled_gemm.py checks it).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import triton
+
+Kind = Literal["half", "tf32", "ieee"]
+Backend = Literal["triton", "torch"]
+
+
+@dataclass(frozen=True)
+class GemmTile:
+    """Block sizes of one program: `bm` x `bn` of the output, `bk` of the reduction at a time.
+
+    `group` tiles in a column are done before the next column (they share a block of b in L2).
+    """
+
+    bm: int
+    bn: int
+    bk: int
+    group: int = 8
+    warps: int = 4
+    stages: int = 3
+
+
+@dataclass(frozen=True)
+class GemmRow:
+    """Table row: for products of `kind` on `chip` with at most `max_m` rows of output, and `max_n`
+    columns.
+    """
+
+    chip: str
+    kind: Kind
+    tile: GemmTile
+    backend: Backend = "triton"
+    max_m: int | None = None
+    max_n: int | None = None
+
+
+@dataclass(frozen=True)
+class GemmLaunch:
+    """A decided launch: `splits` parts of the reduction (summed in order), `programs` programs in the
+    grid.
+    """
+
+    tile: GemmTile
+    splits: int
+    programs: int
+    backend: Backend = "triton"
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A device as the tables see it: `name` is a table key, `units` its multiprocessors (compute units)."""
+
+    name: str
+    units: int
+
+
+# The first row that fits is taken, so small shapes stand before large ones.
+GEMM_TABLE: tuple[GemmRow, ...] = (
+    GemmRow("sm_90", "half", GemmTile(16, 64, 128, warps=4, stages=4), max_m=16),
+    GemmRow("sm_90", "half", GemmTile(64, 64, 64, warps=4, stages=4), max_m=64),
+    GemmRow("sm_90", "half", GemmTile(128, 64, 64, warps=4, stages=4), max_n=64),
+    GemmRow("sm_90", "half", GemmTile(128, 128, 64, warps=8, stages=4), max_n=512),
+    GemmRow("sm_90", "half", GemmTile(128, 256, 64, warps=8, stages=3)),
+    GemmRow("sm_90", "tf32", GemmTile(128, 128, 32, warps=8, stages=4)),
+    GemmRow("sm_90", "ieee", GemmTile(64, 64, 16, warps=4, stages=3)),
+    GemmRow("sm_100", "half", GemmTile(64, 64, 64, warps=4, stages=4), max_m=64),
+    GemmRow("sm_100", "half", GemmTile(128, 128, 64, warps=8, stages=4)),
+    GemmRow("sm_100", "tf32", GemmTile(128, 128, 32, warps=8, stages=4)),
+    GemmRow("sm_100", "ieee", GemmTile(64, 64, 16, warps=4, stages=3)),
+    GemmRow("sm_80", "half", GemmTile(16, 64, 64, warps=4, stages=4), max_m=16),
+    GemmRow("sm_80", "half", GemmTile(64, 64, 64, warps=4, stages=4), max_m=64),
+    GemmRow("sm_80", "half", GemmTile(128, 128, 32, warps=8, stages=4)),
+    GemmRow("sm_80", "tf32", GemmTile(64, 128, 32, warps=4, stages=3)),
+    GemmRow("sm_80", "ieee", GemmTile(64, 64, 16, warps=4, stages=3)),
+    GemmRow("gfx9", "half", GemmTile(64, 64, 64, warps=4, stages=2), max_m=64),
+    GemmRow("gfx9", "half", GemmTile(128, 128, 64, warps=4, stages=2)),
+    GemmRow("gfx9", "tf32", GemmTile(64, 64, 32, warps=4, stages=2)),
+    GemmRow("gfx9", "ieee", GemmTile(64, 64, 16, warps=4, stages=2)),
+    # The interpreter: small, so that tests see several tiles; three programs, so that each does several.
+    GemmRow("interpreter", "half", GemmTile(16, 32, 16, group=2)),
+    GemmRow("interpreter", "tf32", GemmTile(16, 32, 16, group=2)),
+    GemmRow("interpreter", "ieee", GemmTile(16, 32, 16, group=2)),
+)
+
+INTERPRETER = Chip("interpreter", units=3)
+MIN_STEPS = 8  # a split does at least so many blocks of the reduction: its partial sum must be worth writing
+
+
+def gemm_launch(
+    chip: Chip, kind: Kind, m: int, n: int, k: int, table: tuple[GemmRow, ...] = GEMM_TABLE
+) -> GemmLaunch:
+    """Choose a launch for [m, k] x [k, n]; only shapes decide, so equal calls sum in equal order.
+
+    Raises LookupError when the table has no row.
+    """
+    row = next((r for r in table if _fits(r, chip, kind, m, n)), None)
+    if row is None:
+        raise LookupError(
+            f"kernels.launch: no row for {kind} products on {chip.name}. Add one to GEMM_TABLE."
+        )
+    tile = row.tile
+    tiles = max(1, -(-m // tile.bm) * -(-n // tile.bn))
+    steps = -(-k // tile.bk)
+    splits = max(1, min(chip.units // tiles, steps // MIN_STEPS))
+    if splits > 1:  # no split may be empty
+        per_split = -(-steps // splits)
+        splits = -(-steps // per_split)
+    return GemmLaunch(tile, splits, min(chip.units, tiles * splits), row.backend)
+
+
+def describe(launch: GemmLaunch) -> str:
+    """One line for plans and logs, e.g. `triton 128x256x64, 8 warps, 3 stages, 132 programs` or `torch`."""
+    if launch.backend == "torch":
+        return "torch"
+    t = launch.tile
+    splits = f", reduction in {launch.splits}" if launch.splits > 1 else ""
+    return (
+        f"triton {t.bm}x{t.bn}x{t.bk}, {t.warps} warps, {t.stages} stages, {launch.programs} programs{splits}"
+    )
+
+
+def current_chip(device: torch.device) -> Chip:
+    """The chip behind `device`. Under TRITON_INTERPRET=1 it is the interpreter, for CPU tensors too."""
+    if triton.knobs.runtime.interpret:
+        return INTERPRETER
+    driver = triton.runtime.driver.active  # raises when there is no GPU, and says so
+    return _chip(driver.get_current_device() if device.index is None else device.index)
+
+
+@functools.cache
+def _chip(device: int) -> Chip:
+    driver = triton.runtime.driver.active
+    target = driver.get_current_target()
+    units = driver.utils.get_device_properties(device)["multiprocessor_count"]
+    return Chip(chip_name(target.backend, target.arch), units)
+
+
+def chip_name(backend: str, arch: int | str) -> str:
+    """Table key of an architecture, e.g. ("cuda", 89) -> sm_80: the newest known one that is not newer.
+
+    Consumer chips (sm_86, sm_89, sm_120) have 99 KB of shared memory: the rows of sm_80 stay below it.
+    """
+    if backend != "cuda":
+        return "gfx9"
+    if arch in (100, 103):
+        return "sm_100"
+    return "sm_90" if arch == 90 else "sm_80"
+
+
+def _fits(row: GemmRow, chip: Chip, kind: Kind, m: int, n: int) -> bool:
+    small = (row.max_m is None or m <= row.max_m) and (row.max_n is None or n <= row.max_n)
+    return row.chip == chip.name and row.kind == kind and small
