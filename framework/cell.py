@@ -207,7 +207,9 @@ def _lower(b: Builder, roots: Mapping[str, int], e: Expr, size: int) -> int:
 
 def _is_index(b: Builder, roots: Mapping[str, int], at: int) -> bool:
     op = b.ops[at]
-    return op.kind == "index" or (op.kind == "shift" and b.ops[roots.get(op.name, 0)].kind == "index")
+    if op.kind == "shift":  # a node that is not lowered yet is no index
+        return op.name in roots and b.ops[roots[op.name]].kind == "index"
+    return op.kind == "index"
 
 
 def _terms(
@@ -230,5 +232,8 @@ def _factors(b: Builder, roots: Mapping[str, int], e: Expr, size: int) -> list[i
     if e.op == "mul":
         return _factors(b, roots, e.args[0], size) + _factors(b, roots, e.args[1], size)
     if e.op == "div":
-        return [*_factors(b, roots, e.args[0], size), b.point("reciprocal", _lower(b, roots, e.args[1], size))]
+        below = _lower(b, roots, e.args[1], size)
+        number = b.ops[below].kind == "const" and b.ops[below].value != 0.0
+        over = b.const(1.0 / b.ops[below].value) if number else b.point("reciprocal", below)
+        return [*_factors(b, roots, e.args[0], size), over]
     return [_lower(b, roots, e, size)]

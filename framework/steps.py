@@ -261,6 +261,7 @@ class _Steps:
         for c in self.made:
             for run in c.runs:
                 self._pack("full", run.weights, c.cell[run.source].size)
+        gathered = {op.name for op in self.ops if op.kind == "gather"}
         alive = {op.name for op in self.ops if op.kind in ("param", "full", "gather", "block")}
         for name, w in self.graph.weights.items():
             if name in self.packed or (name not in alive and w.kind != "init"):
@@ -268,6 +269,7 @@ class _Steps:
             if w.kind == "init" and name.removesuffix(":init") not in self.roots:
                 continue
             kind = "block" if w.kind == "block" else "vector" if len(w.shape) == 1 else "full"
+            kind = "gather" if name in gathered else kind
             rows = w.shape[0] * w.shape[1] if kind == "block" else w.shape[0]
             self._pack(kind, ((name, 0, rows),), 0 if len(w.shape) == 1 else w.shape[1])
 

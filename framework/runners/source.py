@@ -208,8 +208,13 @@ class ForwardEmitter(Emitter):
 
     def __init__(self, c: Component, saved: frozenset[int], weights: Mapping[str, str], masked: bool):
         super().__init__(c.cell)
-        self.c, self.saved, self.weights, self.masked = c, saved, weights, masked
+        self.c, self.weights, self.masked = c, weights, masked
         self.front, self.back = pads(c)
+        views = set(saved)  # what a saved view shows is saved with it
+        for i in range(len(c.cell) - 1, -1, -1):
+            if i in views and c.cell[i].kind in ("stop", "slice"):
+                views.add(c.cell[i].args[0])
+        self.saved = frozenset(views)
 
     def weight(self, name: str) -> str:
         return self.weights[name]

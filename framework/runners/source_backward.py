@@ -226,9 +226,11 @@ class BackwardEmitter(Emitter):
         lines: list[str] = []
         for i in self.d.loop:
             op = self.ops[i]
-            if i in self.virtual or op.kind == "grad":
+            if i in self.virtual:
                 continue
-            if op.kind == "back":
+            if op.kind == "grad":
+                pass
+            elif op.kind == "back":
                 lines += self._sum_into(self.ref(self.place[i], "step"), [(i, 1.0)], 0.0, ())
             elif op.kind == "sum":
                 terms = list(zip(op.args, op.coefs, strict=True))
@@ -236,8 +238,9 @@ class BackwardEmitter(Emitter):
                 lines += self._sum_into(out, terms, op.value, self.run_terms.get(i, ()))
             else:
                 lines += self._compute(i, "step")
-        for g, lo, hi in self.copies:
-            lines.append(f"{self.ref(self._columns(lo, hi), 'step')}.copy_({self.operand(g, 'step')})")
+            # At once: a product of this step may read the copy.
+            for lo, hi in [(lo, hi) for g, lo, hi in self.copies if g == i]:
+                lines.append(f"{self.ref(self._columns(lo, hi), 'step')}.copy_({self.operand(i, 'step')})")
         return lines + self._sends()
 
     def _sum_into(
@@ -245,6 +248,7 @@ class BackwardEmitter(Emitter):
     ) -> list[str]:
         """A sum whose terms may be reads of carried adjoints, or products of G with recurrent weights."""
         products = [(k, 0) for k in runs]
+        width = max(self.ops[a].size for a, _ in terms)
         rest: list[tuple[tuple[str, ...], float]] = []
         bases: list[int] = []
         for a, coef in self.widest_first(terms):
@@ -257,7 +261,7 @@ class BackwardEmitter(Emitter):
                 continue  # in `runs`
             else:
                 factors = self.factors(a, "step")
-                if len(factors) == 1 and coef == 1.0 and op.size == self.ops[terms[0][0]].size:
+                if len(factors) == 1 and coef == 1.0 and op.size == width:
                     bases.append(len(rest))
                 rest.append((factors, coef))
         lines: list[str] = []

@@ -137,8 +137,7 @@ class TorchLoop:
             lo, hi = v[f"span{root}"]
             v[f"V{root}"][lo:hi] = v[f"boundary{root}"]
         run(chunk.steps, 0, v)
-        front = pads(c)[0]
-        return tuple(v[f"V{at}"][front : front + chunk.steps].detach() for _, at in c.outputs)
+        return tuple(self.value(v, source.places[at], chunk).detach() for _, at in c.outputs)
 
     def _like(self, v: Mapping[str, Any]) -> Tensor:
         return next(x for x in v.values() if isinstance(x, Tensor) and x.is_floating_point())
