@@ -58,7 +58,7 @@ def _text(e: Expr, around: int) -> str:
     args = [_text(arg, 0) for arg in e.args]
     match e.op:
         case "num":
-            return f"({e.value:g})" if e.value < 0 and around else f"{e.value:g}"
+            return f"({_number(e.value)})" if e.value < 0 and around else _number(e.value)
         case "neg":
             inner = _text(e.args[0], 3)
             return f"(-{inner})" if around else f"-{inner}"
@@ -67,9 +67,13 @@ def _text(e: Expr, around: int) -> str:
         case "slice":
             return f"{_text(e.args[0], 3)}[{e.lo}:{e.hi}]"
         case "bias":
-            return f"bias({e.value:g})" if e.value else "bias"
+            return f"bias({_number(e.value)})" if e.value else "bias"
         case "block":
             args.append(str(e.blocks))
         case "dropout" | "zoneout":
-            args.append(f"{e.value:g}")
+            args.append(_number(e.value))
     return f"{e.op}({', '.join(args)})"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
