@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Literal
 
 from framework.cell import Builder, Op, Program, lower
+from framework.choose import Choice, choose
 from framework.component import MATRICES, Component, edges_of, make_component
 from framework.direction import Timing, timing
 from framework.expr import Expr
@@ -38,12 +39,18 @@ class Plan:
     packs: Mapping[str, Pack]
     history: Mapping[str, int] = field(default_factory=dict)  # node or input -> steps of it a chunk hands on
     groups: tuple[tuple[int, ...], ...] = ()  # steps that may run at the same time
-    predicted_bytes: int | None = None
+    choices: tuple[Choice, ...] = ()  # the runner of each component
 
     def __str__(self) -> str:
         from framework.plan_text import plan_text
 
         return plan_text(self)
+
+    def activation_bytes(self, steps: int, lanes: int, itemsize: int = 4) -> int:
+        """Predicted bytes kept for the backward of one chunk."""
+        from framework.memory import kept
+
+        return kept(self) * steps * lanes * itemsize
 
     @cached_property
     def looks_ahead(self) -> bool:
@@ -78,7 +85,7 @@ def make_plan(graph: Graph, parallel: Parallel = "intra", runner: str = "auto") 
         local = [[place[w] for w, s in edges[n] if s == 0 and w in place] for n in group]
         order += [group[i] for i in topological(range(len(group)), local)]
     program = lower(graph, order)
-    return _Planner(graph, parallel, program, groups, timings).run()
+    return _Planner(graph, parallel, program, groups, timings).run(runner)
 
 
 def _alive(graph: Graph, edges: Mapping[str, Sequence[tuple[str, int]]]) -> set[str]:
@@ -125,7 +132,7 @@ class _Planner:
         self.owner = program.owner
         self.groups, self.timings = groups, timings
 
-    def run(self) -> Plan:
+    def run(self, runner: str) -> Plan:
         loops = self._loops()
         history: dict[str, int] = {}
         for op in self.b.ops:
@@ -143,7 +150,7 @@ class _Planner:
         owner = (*self.owner, *[""] * (len(self.b.ops) - len(self.owner)))
         return Plan(
             self.graph, self.parallel, tuple(self.b.ops), self.roots, owner, tuple(made), steps, packs,
-            history, together,
+            history, together, tuple(choose(c, runner) for c in made),
         )  # fmt: skip
 
     def _name(self, group: Sequence[str]) -> str:

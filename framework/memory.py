@@ -1,0 +1,72 @@
+"""What a plan costs: numbers that are kept for the backward, and arithmetic, for one step of one lane."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from framework.component import Component
+from framework.derivative import derive
+from framework.ops import TABLE
+from framework.steps import Linear, Loop, Map
+
+if TYPE_CHECKING:
+    from framework.plan import Plan
+
+
+def kept_by_loop(c: Component) -> int:
+    """Numbers that a loop keeps beside its hoisted buffer: node values and what its derivative reads.
+
+    A function of a hoisted sum is written over the sum, so gates need no room of their own.
+    """
+    saved = derive(c).saved
+    readers: dict[int, int] = {}
+    for op in c.cell:
+        for a in op.args:
+            readers[a] = readers.get(a, 0) + 1
+    sums = {t.op for t in c.targets}
+    roots = {c.roots[n] for n in c.states} | {at for _, at in c.outputs}
+    kept = 0
+    for i, op in enumerate(c.cell):
+        if op.kind in ("shift", "pre", "ext", "param", "const", "full") or (i in sums and i not in roots):
+            continue
+        in_place = (
+            op.kind in TABLE
+            and bool(TABLE[op.kind].inplace)
+            and op.args[0] in sums
+            and op.args[0] not in saved
+            and readers[op.args[0]] == 1
+        )
+        if i in roots or (i in saved and not in_place):
+            kept += op.size
+    return kept
+
+
+def kept(plan: Plan) -> int:
+    """Numbers kept for the backward for each step and lane, outputs included."""
+    total = 0
+    for step in plan.steps:
+        if isinstance(step, Linear):
+            total += step.width
+        elif isinstance(step, Loop):
+            total += kept_by_loop(plan.components[step.component])
+        elif plan.ops[step.op].kind not in ("input", "index", "copy", "expand", "stop", "slice"):
+            total += plan.ops[step.op].size
+    return total
+
+
+def flops(plan: Plan, step: Linear | Map | Loop) -> int:
+    """Multiplications and additions of one forward step, for each time step and lane."""
+    if isinstance(step, Linear):
+        products = (a for a in step.addends if a.kind == "full")
+        return sum(2 * (a.hi - a.lo) * plan.ops[a.source].size for a in products)
+    if isinstance(step, Map):
+        op = plan.ops[step.op]
+        return 0 if op.kind in ("input", "index", "copy", "expand", "shift") else op.size
+    c = plan.components[step.component]
+    total = sum(2 * (run.hi - run.lo) * c.cell[run.source].size for run in c.runs)
+    for op in c.cell:
+        if op.kind == "block":
+            total += 2 * op.size * c.cell[op.args[0]].size // op.blocks
+        elif op.kind not in ("shift", "pre", "ext", "param", "const", "full", "copy"):
+            total += op.size * max(1, len(op.args) - 1)
+    return total
