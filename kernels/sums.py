@@ -139,7 +139,7 @@ def column_sum(x: Tensor, out: Tensor | None = None, accumulate: bool = False) -
             n,
             *x.stride(),
             ROWS=ROWS_PER_PART,
-            BM=32,
+            BM=16,
             BN=bn,
             num_warps=4,
             enable_fp_fusion=True,

@@ -13,7 +13,7 @@ import sys
 import traceback
 from typing import Any
 
-from tests.kernels.fake_driver import FakeDriver, Launch
+from tests.kernels.fake_driver import CHIPS, FakeDriver, Launch
 from tests.kernels.inspect_code import (
     amd_loops,
     amd_resources,
@@ -54,13 +54,19 @@ def report(launch: Launch, arguments: list[str]) -> dict[str, Any]:
 def serve() -> None:
     """Answer requests until the input ends. The answers' stream is kept from prints of compilers."""
     answers, sys.stdout = sys.stdout, sys.stderr
+    drivers = {
+        name: FakeDriver(name) for name in CHIPS
+    }  # kept: a kernel that was loaded once launches by its own
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            driver = FakeDriver(request["chip"])
+            driver = drivers[request["chip"]]
             driver.activate()
+            driver.launches.clear()
             module, name = request["call"].split(":")
             getattr(importlib.import_module(module), name)(**request["options"])
+            if not driver.launches:
+                raise AssertionError(f"{request['call']} has launched nothing")
             answer = {"launches": [report(launch, request["arguments"]) for launch in driver.launches]}
         except Exception:
             answer = {"error": traceback.format_exc()}

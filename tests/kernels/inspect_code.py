@@ -108,11 +108,11 @@ def ptx_events(ptx: str) -> list[str]:
     """
     names = [
         (r"^bar\.sync|^barrier\.sync", "barrier"),
-        (r"atom\.\S*release\S*|^red\.\S*release", "release"),
-        (r"atom\.\S*acquire\S*|^ld\.acquire", "acquire"),
-        (r"atom\.|^red\.", "atomic"),
-        (r"ld\.global", "load"),
-        (r"st\.global", "store"),
+        (r"^(atom|red|st)\.\S*release", "release"),
+        (r"^(atom|ld)\.\S*acquire", "acquire"),
+        (r"^(atom|red)\.", "atomic"),
+        (r"^ld\.global", "load"),
+        (r"^st\.global", "store"),
     ]
     events = []
     for line in ptx.splitlines():
@@ -123,7 +123,7 @@ def ptx_events(ptx: str) -> list[str]:
         jump = re.match(r"^bra(?:\.uni)?\s+(\$L__BB\d+_\d+)", code)
         if jump:
             events.append(f"-> {jump[1]}")
-        name = next((name for pattern, name in names if re.search(pattern, code)), None)
+        name = next((name for pattern, name in names if re.match(pattern, code)), None)
         if name:
             events.append(name)
     return events

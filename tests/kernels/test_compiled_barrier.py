@@ -10,7 +10,9 @@ CALL = "tests.kernels.exchange_kernel:exchange"
 
 def step_of(events):
     """The events of one step of the time loop, from the store of the exchanged value on, without labels."""
-    names = [event for event in events if event in ("barrier", "release", "acquire", "atomic", "load", "store")]
+    names = [
+        event for event in events if event in ("barrier", "release", "acquire", "atomic", "load", "store")
+    ]
     return names[names.index("store") :]
 
 
