@@ -161,7 +161,7 @@ def describe(source: Any) -> str:
 def copy_weights(net: Any, weights: Mapping[str, Tensor]) -> None:
     """Give the network the oracle's weights, by their canonical names.
 
-    The network may lack some: those of nodes that no output needs. Then the oracle gives them no gradient either.
+    The network may lack those of nodes that no output needs: the oracle gives them no gradient either.
     """
     views = net.weights()
     assert views.keys() <= weights.keys(), views.keys() - weights.keys()

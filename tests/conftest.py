@@ -12,7 +12,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the files in tests/golden")
-    parser.addoption("--graphs", type=int, default=300, help="how many random graphs to compare with the oracle")
+    parser.addoption("--graphs", type=int, default=300, help="how many random graphs to compare")
 
 
 @pytest.fixture

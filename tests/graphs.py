@@ -194,6 +194,10 @@ class Maker:
                     f"sigmoid({self.term(size, outside)} + bias) * {own} + tanh(diag({own}) + full({must}))"
                 )
                 texts[name] = f"tanh({texts[name]})"
+            elif kind < 0.6 and i:  # a plain sum, like a gate before its function; the first node is bounded
+                terms = [f"full({must})", *(self.term(size, reads) for _ in range(self.pick.randint(1, 2)))]
+                self.pick.shuffle(terms)
+                texts[name] = " + ".join(terms)
             else:
                 texts[name] = self.body(size, reads, must)
         return texts

@@ -79,14 +79,16 @@ def run(
     source = Source(graph, weights, inputs, state or {})
 
     last: list[tuple[Piece, int] | None] = [None] * lanes  # the lane's last piece, and the lane's row in it
-    rows: dict[tuple[str, int, int], Tensor] = {}  # (node, t, lane) -> [size]
+    shown = set(graph.outputs.values())
+    rows: dict[tuple[str, int, int], Tensor] = {}  # (output node, t, lane) -> [size]
     for span, members in group(ends, resets).items():
         piece = Piece(source, span, members, masks)
         for t in range(span.start, span.end):
             for name in graph.nodes:
                 value = piece.compute(name, t)
-                for row, lane in enumerate(members):
-                    rows[name, t, lane] = value[row]
+                if name in shown:
+                    for lane, row in zip(members, value.unbind(), strict=True):
+                        rows[name, t, lane] = row
         for row, lane in enumerate(members):
             if span.end == ends[lane]:
                 last[lane] = (piece, row)
