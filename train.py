@@ -20,13 +20,14 @@ from omegaconf.errors import OmegaConfBaseException
 from framework import config
 from framework.errors import TrainingError, UserError
 from framework.mistakes import explain
+from framework.options import CONF
 
 RUNS = Path("runs")
 STAMP = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
 failures: list[UserError] = []  # of this command; a sweep goes on after one
 
 
-@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def compose(cfg: DictConfig) -> float | None:
     """Run with the config that Hydra has put together; returns the best dev metric, for sweepers."""
     chosen = HydraConfig.get()

@@ -173,7 +173,7 @@ def _first_record(
         "data": parts.dataset.describe(),
         "weights": weight_count(parts),
         "plan": plan,
-        "predicted_bytes": parts.net.plan.predicted_bytes,
+        "predicted_bytes": getattr(parts.net.plan, "predicted_bytes", None),
         "seed": seed,
         "device": parts.device,
         "threads": torch.get_num_threads(),

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from framework.state import State
 from torch import Tensor, nn
 
 from framework import checkpoint
@@ -28,7 +27,9 @@ from framework.data import Batch, Dataset
 from framework.errors import TrainingError
 from framework.evaluate import add, batch_to, evaluate, forward
 from framework.logging import Logs, peak_bytes
+from framework.network import Network
 from framework.optim import Schedule
+from framework.state import State
 from framework.task import Task, better
 
 
@@ -60,7 +61,7 @@ class Trainer:
 
     def __init__(
         self,
-        net: nn.Module,
+        net: Network,
         dataset: Dataset,
         task: Task,
         optimizer: torch.optim.Optimizer,
@@ -257,9 +258,7 @@ class Trainer:
                 "schedule": self.schedule.state(),
                 "position": dataclasses.asdict(self.at),
                 "sums": {key: value.cpu() for key, value in self.sums.items()},
-                "state": None
-                if self.state is None
-                else {k: v.detach().cpu().clone() for k, v in self.state.tensors().items()},
+                "state": self.state and {name: value.cpu() for name, value in self.state.tensors().items()},
                 "random": checkpoint.random_state(),
                 "log_bytes": self.logs.position(),
             },
@@ -274,11 +273,8 @@ class Trainer:
         self.schedule.load(content["schedule"])
         self.at = Position(**content["position"])
         self.sums = {key: value.to(self.device) for key, value in content["sums"].items()}
-        self.state = (
-            None
-            if content["state"] is None
-            else State({k: v.to(self.device) for k, v in content["state"].items()})
-        )
+        state = content["state"]
+        self.state = state and self.net.load_state({k: value.to(self.device) for k, value in state.items()})
         checkpoint.put_random_state(content["random"])
 
     def _save_is_due(self) -> bool:

@@ -1,0 +1,183 @@
+"""The command line: what it offers, and that every mistake is one line, exit code 2, and nothing written."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    "data=adding",
+    "data.length=24",
+    "data.train=8",
+    "data.dev=4",
+    "data.test=4",
+    "data.batch_size=4",
+    "model=lstm",
+    "model.params.size=4",
+    "train=smoke",
+    "train.max_steps=2",
+    "logger=none",
+    "train.threads=1",
+]
+
+
+MISTAKES = {
+    "unknown option": (["train.epoch=3"], ["train.epoch:", "Did you mean 'epochs'?"]),
+    "unknown top-level option": (["foo=1"], ["foo: there is no such option", "run_dir"]),
+    "added option": (["+foo=1"], ["foo: there is no such option"]),
+    "added train option": (["+train.foo=1"], ["train.foo: there is no such option"]),
+    "not a number": (["train.epochs=abc"], ["train.epochs: 'abc' is not a whole number"]),
+    "a number out of range": (["train.log_steps=0"], ["train.log_steps: 0 is too small"]),
+    "a group as value": (["train=big"], ["train: there is no 'big'", "smoke"]),
+    "unknown model": (["model=grru"], ["model: there is no 'grru'", "Did you mean 'gru'?"]),
+    "no such model file": (["model=my/net.yaml"], ["model: there is no file 'my/net.yaml'"]),
+    "unknown data": (["data=timid"], ["data: there is no 'timid'", "Did you mean 'timit'?"]),
+    "unknown data option": (
+        ["data=text", "data.chunks=3"],
+        ["data.chunks: data=text has no such option", "'chunk'"],
+    ),
+    "wrong data value": (["data=text", "data.chunk=abc"], ["data.chunk: 'abc' is not"]),
+    "unknown model param": (["model.params.sise=3"], ["model.params.sise:", "Did you mean 'size'?"]),
+    "wrong model param": ([*TINY, "model.params.size=large"], ["GraphError", "large"]),
+    "unknown cell": (["model=stack", "cell=lstmm"], ["cell: there is no 'lstmm'", "Did you mean 'lstm'?"]),
+    "a model without a cell": ([*TINY, "cell=gru"], ["cell: this model has no param 'cell' to put gru in"]),
+    "unknown optimizer": (["optimizer=adamm"], ["optimizer: there is no 'adamm'", "'adam'"]),
+    "an option of another optimizer": (
+        ["optimizer.momentum=0.9"],
+        ["optimizer.momentum: optimizer=adam has no"],
+    ),
+    "an optimizer that refuses": ([*TINY, "optimizer.eps=-1"], ["optimizer: adam refuses its options"]),
+    "no learning rate": (["optimizer.lr=0"], ["optimizer.lr: 0.0 is no learning rate"]),
+    "unknown task": (["task=speech"], ["task: there is no 'speech'"]),
+    "a task that does not fit": ([*TINY, "task=framewise"], ["task: 'framewise' does not fit data=adding"]),
+    "unknown schedule": (["train.schedule=linear"], ["train.schedule: 'linear' is not known", "cosine"]),
+    "cosine without an end": (
+        [*TINY, "train.max_steps=0", "train.max_minutes=1", "train.schedule=cosine"],
+        ["train.schedule: cosine needs to know how many updates"],
+    ),
+    "never over": ([*TINY, "train.max_steps=0"], ["train: nothing would ever end this run"]),
+    "unknown experiment": (["experiment=quick"], ["experiment: there is no 'quick'", "quickstart"]),
+    "unknown device": ([*TINY, "train.device=warp"], ["train.device: there is no kind of device 'warp'"]),
+    "unparsable": (["data.path=a=b.txt"], ["command line:", "quotes"]),
+    "timit without its data": (["data=timit"], ["LDC93S1", "data.root=", "TIMIT_ROOT", "data=synth_speech"]),
+    "no such text": (["data=text", "data.path=/nowhere/x.txt"], ["data.path: there is no file"]),
+    "resume of nothing": (["resume=auto"], ["resume: there is no run in runs/"]),
+    "resume of a missing run": (["resume=runs/x"], ["resume: there is no checkpoint runs/x/last.pt"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_writes_nothing(cli, tmp_path, name):
+    arguments, expected = MISTAKES[name]
+    code, out, err = cli(*arguments)
+    assert code == 2, (out, err)
+    assert out == ""
+    lines = err.strip().splitlines()
+    assert len(lines) == 1, err
+    for each in expected:
+        assert each in lines[0]
+    assert lines[0].split(":")[0] in ("ConfigError", "GraphError", "DataError")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_shows_groups_examples_and_the_config(cli):
+    code, out, _ = cli("--help")
+    assert code == 0
+    for expected in (
+        "model: blstm",
+        "cell: ",
+        "data: adding",
+        "experiment: ",
+        "resume=",
+        "-m ",
+        "max_minutes: 0",
+    ):
+        assert expected in out
+
+
+def test_every_choice_of_every_group_composes(cli):
+    for group in ("model", "cell", "data", "task", "optimizer", "train", "logger", "experiment"):
+        for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
+            code, out, err = cli(f"{group}={path.stem}", "--cfg", "job")
+            assert code == 0, (group, path.stem, err)
+            assert "optimizer:" in out
+
+
+def test_yaml_and_dataclasses_agree():
+    """Every option of conf/train and conf/optimizer stands in its file: what it means is written there."""
+    import dataclasses
+
+    import yaml
+
+    from framework.options import OPTIMIZERS, LoggerConfig, TaskConfig, TrainConfig
+
+    kinds = {"train/default": TrainConfig, "task/auto": TaskConfig, "logger/auto": LoggerConfig}
+    kinds |= {f"optimizer/{name}": kind for name, kind in OPTIMIZERS.items()}
+    for file, kind in kinds.items():
+        written = yaml.safe_load((ROOT / "conf" / f"{file}.yaml").read_text())
+        assert sorted(written) == sorted(each.name for each in dataclasses.fields(kind)), file
+
+
+def test_a_graph_warning_is_one_line(cli, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "params: {input: {size: 1}, classes: 1}\n"
+        'inputs: {x: "{input}"}\n'
+        'nodes: {logits: {size: "{classes}", is: bias}}\n'
+        "outputs: [logits]\n"
+    )
+    code, _, err = cli(*TINY[:6], "model=mine.yaml", *TINY[8:])
+    assert code == 0, err
+    assert "warning: inputs.x: nobody reads it" in err
+    assert "mine" in next((tmp_path / "runs").iterdir()).name
+
+
+def test_a_model_that_does_not_fit_the_data(cli, tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "inputs: {x: {size: 3}}\nnodes: {h: {size: 1, is: full(x)}}\noutputs: [h]\n"
+    )
+    code, _, err = cli(*TINY[:6], "model=mine.yaml", *TINY[8:])
+    assert code == 2 and "model.inputs.x: it is {size: 3}, data=adding gives {size: 2}" in err
+    (tmp_path / "mine.yaml").write_text(
+        "inputs: {x: {size: 2}}\nnodes: {h: {size: 7, is: full(x)}}\noutputs: [h]\n"
+    )
+    code, _, err = cli(*TINY[:6], "model=mine.yaml", *TINY[8:])
+    assert code == 2 and "model.outputs.h: it has 7 units" in err
+    (tmp_path / "gru.yaml").write_text("inputs: {x: {size: 2}}\n")
+    code, _, err = cli(*TINY[:6], "model=gru.yaml")
+    assert code == 2 and "has the name of a shared one" in err
+
+
+def test_a_run_leaves_its_folder(cli, tmp_path):
+    code, out, err = cli(*TINY)
+    assert code == 0, err
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name.endswith("_lstm_adding")
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "plan.txt", "metrics.jsonl", "curves.png", "best.pt", "last.pt"} <= names
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert "test: " in out and f"resume=runs/{folder.name}" in out and "scripts/eval.py" in out
+    assert (folder / "plan.txt").read_text().strip()
+
+
+def test_a_run_dir_is_not_written_over(cli, tmp_path):
+    assert cli(*TINY, "run_dir=here")[0] == 0
+    before = (tmp_path / "here" / "metrics.jsonl").read_bytes()
+    code, _, err = cli(*TINY, "run_dir=here")
+    assert code == 2 and "here holds a run already" in err
+    assert (tmp_path / "here" / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_sweep_goes_on_after_a_failure(cli, tmp_path):
+    code, _, err = cli("-m", *TINY, "task=auto,framewise,regression")
+    assert code == 2
+    assert "does not fit data=adding" in err
+    (sweep,) = (tmp_path / "runs").iterdir()
+    assert sorted(path.name for path in sweep.iterdir()) == ["0", "2"]
+
+
+def test_a_cells_own_params(cli, tmp_path):
+    code, _, err = cli(*TINY[:6], "model=stack", "cell=rhn", "cell.params.depth=2", *TINY[7:], "run_dir=a")
+    assert code == 0, err
+    assert "depth: 2" in (tmp_path / "a" / "config.yaml").read_text()
+    if (plan := (tmp_path / "a" / "plan.txt").read_text()) != "double plan\n":
+        assert "rhn" in plan or "l1" in plan

@@ -1,0 +1,295 @@
+"""The loop: accumulation, clipping, streams, stopping, NaN, signals. Small networks, batches from lists."""
+
+import math
+import os
+import signal
+
+import pytest
+import torch
+
+from framework.data import Batch
+from framework.errors import TrainingError
+from framework.load import load_graph
+from framework.logging import JsonLog, Logs, read_log
+from framework.network import Network
+from framework.optim import Schedule, make_optimizer
+from framework.task import make_task
+from framework.trainer import Trainer
+
+
+class Lists:
+    """A dataset of given batches: `epochs[e]` for training epoch e (the last repeats), `dev` for the rest."""
+
+    name, kind, carry, fold, fold_labels = "lists", "classes", False, None, None
+    input, classes, labels = {"size": 3}, 4, tuple("abcd")
+
+    def __init__(self, *epochs, dev=None, carry=False):
+        self.epochs, self.dev, self.carry = epochs, dev or epochs[0][:1], carry
+        self.asked = []
+
+    def batches(self, split, epoch, start=0):
+        self.asked.append((split, epoch, start))
+        batches = self.epochs[min(epoch, len(self.epochs) - 1)] if split == "train" else self.dev
+        return iter(batches[start:])
+
+    def count(self, split, epoch):
+        return len(self.epochs[min(epoch, len(self.epochs) - 1)] if split == "train" else self.dev)
+
+    def describe(self):
+        return "lists"
+
+
+def make_batch(seed, steps=6, lanes=2, resets=None):
+    random = torch.Generator().manual_seed(seed)
+    y = torch.randint(4, (steps, lanes), generator=random)
+    y[torch.rand(steps, lanes, generator=random) < 0.2] = -100
+    x = torch.randn(steps, lanes, 3, generator=random)
+    return Batch(x, y, torch.full((lanes,), steps), resets, tuple(f"u{seed}.{b}" for b in range(lanes)))
+
+
+def joined(batches):
+    return Batch(
+        torch.cat([b.x for b in batches], 1),
+        torch.cat([b.y for b in batches], 1),
+        torch.cat([b.lengths for b in batches]),
+        None,
+        tuple(name for b in batches for name in b.ids),
+    )
+
+
+GRAPH = {
+    "inputs": {"x": {"size": 3}},
+    "nodes": {"l": {"cell": "lstm", "size": 5, "in": "x"}, "logits": {"size": 4, "is": "full(l) + bias"}},
+    "outputs": ["logits"],
+}
+
+
+def make_trainer(folder, dataset, lr=0.05, optimizer="sgd", schedule=None, **options):
+    torch.manual_seed(3)
+    net = Network(load_graph(GRAPH))
+    task = make_task("auto", dataset)
+    folder.mkdir(exist_ok=True)
+    options = {"clip": 0.0, "log_steps": 1, "save_minutes": 0.0} | options
+    return Trainer(
+        net,
+        dataset,
+        task,
+        make_optimizer(optimizer, net.parameters(), lr=lr),
+        schedule or Schedule(lr=lr),
+        folder,
+        **options,
+    )
+
+
+def fit(trainer):
+    logs = Logs(JsonLog(trainer.folder / "m.jsonl"))
+    try:
+        return trainer.fit(logs), read_log(trainer.folder / "m.jsonl")
+    finally:
+        logs.close()
+
+
+def weights(trainer):
+    return {name: view.clone() for name, view in trainer.net.weights().items()}
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path):
+    batches = [make_batch(seed, lanes=1 + seed % 3) for seed in range(6)]  # unequal numbers of scored frames
+    apart = make_trainer(tmp_path / "a", Lists(batches), epochs=1, accumulate=3)
+    whole = make_trainer(tmp_path / "b", Lists([joined(batches[:3]), joined(batches[3:])]), epochs=1)
+    for trainer in (apart, whole):
+        fit(trainer)
+        assert trainer.at.step == 2
+    for name, view in whole.net.weights().items():
+        # Sums of at most 72 frames in another order: some roundings of 6e-8.
+        torch.testing.assert_close(apart.net.weights()[name], view, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_is_clipped_as_a_whole(tmp_path):
+    batches = [make_batch(0)]
+    free = make_trainer(tmp_path / "a", Lists(batches), max_steps=1)
+    before = weights(free)
+    _, records = fit(free)
+    norm = next(r["grad_norm"] for r in records if r["kind"] == "step")
+    clipped = make_trainer(tmp_path / "b", Lists(batches), max_steps=1, clip=norm / 4)
+    fit(clipped)
+    for name, start in before.items():
+        moved, less = free.net.weights()[name] - start, clipped.net.weights()[name] - start
+        torch.testing.assert_close(less, moved / 4, rtol=1e-3, atol=1e-6)
+
+
+def test_streams_carry_their_state_within_an_epoch_and_detach_it(tmp_path):
+    def chunk(seed, first):
+        resets = torch.zeros(6, 2, dtype=torch.bool)
+        resets[0] = first
+        return make_batch(seed, resets=resets)
+
+    chunks = [chunk(seed, first=seed == 0) for seed in range(3)]
+    trainer = make_trainer(tmp_path / "a", Lists(chunks, dev=chunks, carry=True), lr=1e-12, epochs=1)
+    _, records = fit(trainer)
+    losses = [r["loss"] for r in records if r["kind"] == "step"]
+    assert trainer.state is None, "the state must not outlive the epoch"
+    # What the network says to the whole text at once, weights unmoved (lr 1e-12).
+    whole = Batch(
+        torch.cat([c.x for c in chunks]),
+        torch.cat([c.y for c in chunks]),
+        torch.full((2,), 18),
+        None,
+        ("a", "b"),
+    )
+    with torch.no_grad():
+        logits, _ = trainer.net(whole.x)
+    for i, loss in enumerate(losses):
+        part = torch.nn.functional.cross_entropy(
+            logits[6 * i : 6 * i + 6].flatten(0, 1), chunks[i].y.flatten(), ignore_index=-100
+        )
+        assert loss == pytest.approx(float(part), rel=1e-4)
+    dev = next(r for r in records if r["kind"] == "eval")
+    whole_loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), whole.y.flatten(), ignore_index=-100)
+    assert dev["loss"] == pytest.approx(float(whole_loss), rel=1e-4)
+
+
+def test_limits_end_a_run(tmp_path):
+    data = Lists([make_batch(s) for s in range(4)])
+    why, _ = fit(make_trainer(tmp_path / "a", data, epochs=2))
+    assert why == "2 epochs done"
+    trainer = make_trainer(tmp_path / "b", data, epochs=0, max_steps=5)
+    why, records = fit(trainer)
+    assert why == "5 updates done" and trainer.at.step == 5 and (trainer.at.epoch, trainer.at.batch) == (1, 1)
+    assert [r["step"] for r in records if r["kind"] == "eval"] == [4, 5], "the last state is evaluated, too"
+    why, _ = fit(make_trainer(tmp_path / "c", data, epochs=0, max_minutes=1e-9))
+    assert why.endswith("minutes are over")
+
+
+def test_a_run_that_does_not_improve_stops_early(tmp_path):
+    data = Lists([make_batch(s) for s in range(2)])
+    trainer = make_trainer(
+        tmp_path / "a",
+        data,
+        lr=1e-12,
+        epochs=50,
+        patience=3,
+        schedule=Schedule("plateau", lr=1e-12, patience=0),
+    )
+    why, records = fit(trainer)
+    assert why == "no better accuracy in 3 evaluations"
+    assert trainer.at.epoch == 4 and trainer.at.best_step == 2
+    assert [r.get("lr_lowered", False) for r in records if r["kind"] == "eval"] == [False, True, True, True]
+
+
+def test_evaluations_every_so_many_updates(tmp_path):
+    data = Lists([make_batch(s) for s in range(4)], dev=[make_batch(9), make_batch(10)])
+    trainer = make_trainer(tmp_path / "a", data, epochs=2, eval_steps=3, eval_batches=1)
+    _, records = fit(trainer)
+    assert [r["step"] for r in records if r["kind"] == "eval"] == [3, 6, 8]
+
+
+def test_step_records_hold_what_is_promised(tmp_path):
+    _, records = fit(
+        make_trainer(tmp_path / "a", Lists([make_batch(s) for s in range(4)]), epochs=1, log_steps=2)
+    )
+    steps = [r for r in records if r["kind"] == "step"]
+    assert [r["step"] for r in steps] == [2, 4]
+    for record in steps:
+        assert {
+            "loss",
+            "accuracy",
+            "grad_norm",
+            "lr",
+            "frames_per_s",
+            "step_s",
+            "hoisted_s",
+            "loop_s",
+            "peak_bytes",
+        } <= set(record)
+        assert record["frames_per_s"] > 0 and record["peak_bytes"] > 1e7
+
+
+def poisoned(at, value=math.nan):
+    """Six batches, the one at `at` with a feature that is no number."""
+    batches = [make_batch(s) for s in range(6)]
+    batches[at].x[2, 0, 1] = value
+    return Lists(batches, dev=[make_batch(9)])
+
+
+def test_nan_stops_the_run_and_keeps_the_state_before_it(tmp_path):
+    good = make_trainer(tmp_path / "good", poisoned(3), optimizer="adam", max_steps=3)
+    fit(good)
+    bad = make_trainer(tmp_path / "bad", poisoned(3), optimizer="adam", epochs=1)
+    with pytest.raises(TrainingError) as error:
+        fit(bad)
+    text = str(error.value)
+    assert text.startswith("update 4 (epoch 0): the loss is not finite")
+    assert "u3.0" in text and str(bad.folder / "last.pt") in text and "resume=" in text
+    from framework.checkpoint import load
+
+    content = load(bad.folder / "last.pt")[0]
+    assert content["position"]["step"] == 3 and content["position"]["batch"] == 3
+    for name, view in good.net.weights().items():
+        assert torch.equal(content["weights"][name], view)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_too(tmp_path):
+    """An infinite feature saturates the gates: the loss is finite, its gradient is not."""
+    trainer = make_trainer(tmp_path / "a", poisoned(1, math.inf), epochs=1)
+    with pytest.raises(TrainingError, match=r"update 2 \(epoch 0\): the gradient is not finite"):
+        fit(trainer)
+
+
+def test_broken_weights_are_never_saved(tmp_path):
+    """An update that makes the weights infinite: the checkpoint before it stays."""
+    trainer = make_trainer(tmp_path / "a", Lists([make_batch(s) for s in range(4)]), lr=math.inf, epochs=1)
+    with pytest.raises(TrainingError, match="not finite"):
+        fit(trainer)
+    from framework.checkpoint import load
+
+    content = load(trainer.folder / "last.pt")[0]
+    assert content["position"]["step"] == 0
+    assert all(bool(value.isfinite().all()) for value in content["weights"].values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_the_update_and_saves(tmp_path, number):
+    class Interrupting(Lists):
+        def batches(self, split, epoch, start=0):
+            for i, batch in enumerate(super().batches(split, epoch, start)):
+                if split == "train" and i == 2:
+                    os.kill(os.getpid(), number)
+                yield batch
+
+    old = signal.getsignal(number)
+    trainer = make_trainer(tmp_path / "a", Interrupting([make_batch(s) for s in range(5)]), epochs=1)
+    why, records = fit(trainer)
+    assert why == f"interrupted by {number.name}"
+    assert trainer.at.step == 3 and not [r for r in records if r["kind"] == "eval"]
+    assert (trainer.folder / "last.pt").exists()
+    assert signal.getsignal(number) is old
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 5])
+def test_a_resumed_trainer_repeats_an_unbroken_one(tmp_path, stop):
+    """Every loss, bit for bit, from a stop before, at and behind the end of an epoch; momentum included."""
+
+    def data():
+        return Lists([make_batch(s) for s in range(4)], [make_batch(s) for s in range(10, 14)])
+
+    def losses(records):
+        return [(r["kind"], r["step"], r["loss"]) for r in records if r["kind"] in ("step", "eval")]
+
+    whole = make_trainer(tmp_path / "whole", data(), optimizer="adam", epochs=2, log_steps=2)
+    _, expected = fit(whole)
+    first = make_trainer(tmp_path / "first", data(), optimizer="adam", epochs=0, max_steps=stop, log_steps=2)
+    first.evaluate = lambda: {}  # the stop is a kill: nothing is done after the last update but the save
+    fit(first)
+    from framework.checkpoint import load
+
+    content = load(first.folder / "last.pt")[0]
+    second = make_trainer(tmp_path / "second", data(), optimizer="adam", epochs=2, log_steps=2)
+    with torch.no_grad():
+        for view in second.net.weights().values():
+            view.zero_()
+    second.load(content, "last.pt")
+    _, rest = fit(second)
+    assert losses(rest) == [each for each in losses(expected) if each[1] > stop]
+    for name, view in whole.net.weights().items():
+        assert torch.equal(second.net.weights()[name], view)
