@@ -26,6 +26,13 @@ def seed():
     torch.manual_seed(0)
 
 
+def assert_product(result, a, b):
+    """`result` is a @ b."""
+    assert_as_exact_as(
+        result, (a @ b).to(result.dtype), a.double() @ b.double(), a.abs().double() @ b.abs().double()
+    )
+
+
 def operands(m, n, k, dtype):
     return torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
 
@@ -37,8 +44,8 @@ def test_product(size, dtype):
     a, b = operands(m, n, k, dtype)
     out = poisoned(m, n, dtype=dtype)
     assert matmul(a, b, out=out) is out
-    assert_as_exact_as(out, a @ b, a.double() @ b.double())
-    assert_as_exact_as(matmul(a, b), a @ b, a.double() @ b.double())
+    assert_product(out, a, b)
+    assert_product(matmul(a, b), a, b)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -51,15 +58,16 @@ def test_epilogue(activation, dtype):
     bias = torch.randn(35).to(dtype)
     wide = torch.randn(19, 50).to(dtype)
     wide[:, :7] = wide[:, 42:] = float("nan")
+    terms = a.abs().double() @ b.abs().double()
     before = wide.clone()
     apply = getattr(torch, activation) if activation else lambda x: x
     exact = apply(a.double() @ b.double() + bias.double() + before[:, 7:42].double())
     reference = apply(a @ b + bias + before[:, 7:42])
     result = matmul(a, b, bias, activation, out=wide[:, 7:42], accumulate=True)
-    assert_as_exact_as(result, reference, exact)
+    assert_as_exact_as(result, reference, exact, terms)
     assert wide[:, :7].isnan().all() and wide[:, 42:].isnan().all()
     plain = apply(a.double() @ b.double() + bias.double())
-    assert_as_exact_as(matmul(a, b, bias, activation), apply(a @ b + bias), plain)
+    assert_as_exact_as(matmul(a, b, bias, activation), apply(a @ b + bias), plain, terms)
 
 
 def test_several_sources_add_up_in_one_buffer():
@@ -69,7 +77,8 @@ def test_several_sources_add_up_in_one_buffer():
     for i, (a, b) in enumerate(sources):
         matmul(a, b, out=buffer, accumulate=i > 0)
     exact = sum(a.double() @ b.double() for a, b in sources)
-    assert_as_exact_as(buffer, sum(a.float() @ b.float() for a, b in sources), exact)
+    terms = sum(a.abs().double() @ b.abs().double() for a, b in sources)
+    assert_as_exact_as(buffer, sum(a.float() @ b.float() for a, b in sources), exact, terms)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -87,15 +96,14 @@ def test_strided_views(dtype):
     ]
     for a, b in views:
         out = poisoned(b.shape[1], a.shape[0], dtype=dtype).T
-        assert_as_exact_as(matmul(a, b, out=out), a @ b, a.double() @ b.double())
+        assert_product(matmul(a, b, out=out), a, b)
 
 
 @pytest.mark.parametrize("index", [torch.int32, torch.int64])
 def test_rows(index):
     table, b = operands(11, 37, 45, torch.float32)
     rows = torch.randint(0, 11, (20,), dtype=index)
-    exact = table.double()[rows] @ b.double()
-    assert_as_exact_as(matmul(table, b, rows=rows), table[rows] @ b, exact)
+    assert_product(matmul(table, b, rows=rows), table[rows], b)
     rows[3], rows[7] = 11, -1
     result = matmul(table, b, rows=rows)
     assert result.isnan().any(dim=1).nonzero().flatten().tolist() == [3, 7]
@@ -116,8 +124,7 @@ def test_empty(m, n, k):
 def test_tf32_multiplies_short_operands_exactly():
     a, b = operands(20, 33, 50, torch.float32)
     short_a, short_b = (torch.from_numpy(truncate_tf32(x.numpy())) for x in (a, b))
-    exact = short_a.double() @ short_b.double()
-    assert_as_exact_as(matmul(a, b, precision="tf32"), short_a @ short_b, exact)
+    assert_product(matmul(a, b, precision="tf32"), short_a, short_b)
     assert (matmul(a, b, precision="tf32") - matmul(a, b)).abs().max() > 1e-4
 
 
@@ -127,27 +134,26 @@ def test_gradients(dtype):
     m, n, k = 700, 21, 19
     a, dy = torch.randn(m, k).to(dtype), torch.randn(m, n).to(dtype)
     weight = torch.randn(n, k).to(dtype)
-    assert_as_exact_as(matmul_dx(dy, weight.T), dy @ weight, dy.double() @ weight.double())
+    assert_product(matmul_dx(dy, weight.T), dy, weight)
     gradient = poisoned(n, k, dtype=dtype)
     matmul_dw(a, dy, out=gradient.T)
-    exact = dy.double().T @ a.double()
-    assert_as_exact_as(gradient, dy.T @ a, exact)
+    assert_product(gradient, dy.T, a)
     total = torch.randn(n, k)
     reference = total + dy.T.float() @ a.float()
-    exact += total.double()
+    exact = total.double() + dy.double().T @ a.double()
     matmul_dw(a, dy, out=total.T, accumulate=True)
-    assert_as_exact_as(total, reference, exact)
+    assert_as_exact_as(total, reference, exact, dy.abs().double().T @ a.abs().double())
     sums = column_sum(dy)
-    assert_as_exact_as(sums, dy.float().sum(0), dy.double().sum(0))
+    assert_as_exact_as(sums, dy.float().sum(0), dy.double().sum(0), dy.abs().sum(0))
     sums = column_sum(dy, out=sums, accumulate=True)
-    assert_as_exact_as(sums, dy.float().sum(0) * 2, dy.double().sum(0) * 2)
+    assert_as_exact_as(sums, dy.float().sum(0) * 2, dy.double().sum(0) * 2, dy.abs().sum(0))
 
 
 @pytest.mark.parametrize("rows", [0, 1, ROWS_PER_PART - 1, ROWS_PER_PART, ROWS_PER_PART + 1])
 def test_column_sum_sizes(rows):
     x = torch.randn(rows, 67)[:, 1:66]
     out = poisoned(65, dtype=torch.float32)
-    assert_as_exact_as(column_sum(x, out), x.sum(0), x.double().sum(0))
+    assert_as_exact_as(column_sum(x, out), x.sum(0), x.double().sum(0), x.abs().sum(0))
 
 
 @pytest.mark.parametrize("splits", [2, 3, 7])
@@ -165,7 +171,8 @@ def test_parts_are_complete_and_equal_bits(splits):
             results.append(
                 matmul(a, b, bias, "tanh", out=poisoned(20, 40, dtype=torch.float32), launch=launch)
             )
-    assert_as_exact_as(results[0], torch.tanh(a @ b + bias), exact)
+    terms = a.abs().double() @ b.abs().double()
+    assert_as_exact_as(results[0], torch.tanh(a @ b + bias), exact, terms)
     assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
 
 
@@ -176,7 +183,7 @@ def test_any_grid_covers_every_tile_once(programs, group):
     launch = GemmLaunch(GemmTile(16, 32, 16, group=group), 1, programs)
     with concurrent(races=True):  # two programs that write one tile would race
         out = matmul(a, b, out=poisoned(70, 50, dtype=torch.float32), launch=launch)
-    assert_as_exact_as(out, a @ b, a.double() @ b.double())
+    assert_product(out, a, b)
 
 
 def test_offsets_beyond_2_to_the_31():
@@ -189,10 +196,10 @@ def test_offsets_beyond_2_to_the_31():
     b.copy_(torch.randn(20, 5))
     out.fill_(float("nan"))
     matmul(a, b, out=out)
-    assert_as_exact_as(out, a @ b, a.double() @ b.double())
+    assert_product(out, a, b)
     gradient = storage.as_strided((20, 5), (1, 2**29 + 1), 3000)
     matmul_dw(a, out, out=gradient)
-    assert_as_exact_as(gradient, a.T @ out, a.double().T @ out.double())
+    assert_product(gradient, a.T, out)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
