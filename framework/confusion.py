@@ -77,5 +77,5 @@ def draw_confusion(counts: Tensor, labels: Sequence[str], path: Path, title: str
 
 
 def _shown(label: str) -> str:
-    """A label that can be seen: blanks by their escapes; `$` would start mathematics in a picture."""
-    return repr(label)[1:-1].replace("$", r"\$") if label.strip() else repr(label)
+    """A label that every font has: by escapes; `$` would start mathematics in a picture."""
+    return ascii(label)[1:-1].replace("$", r"\$") if label.strip() else ascii(label)

@@ -55,7 +55,7 @@ def main(given: list[str]) -> None:
 
 
 def _check(net: torch.nn.Module, indices: torch.Tensor, device: str) -> None:
-    """Say how far the two ways of running the network are apart; ConfigError when it is more than rounding."""
+    """Say how far the two ways of running the network are apart; ConfigError beyond rounding."""
     apart, largest = difference(net, indices, device)
     # fp32 rounds to 6e-8; sums of some hundred terms and the steps let that grow.
     limit = 1e-4 * max(largest, 1.0)

@@ -193,7 +193,11 @@ log.close()
     for _ in range(2):
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", code, str(tmp_path)],
-            capture_output=True, text=True, timeout=200, env=environment, check=False,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            env=environment,
+            check=False,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         time.sleep(1.1)  # wandb names its folders by the second
