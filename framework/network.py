@@ -49,6 +49,9 @@ class Network(nn.Module):
         self.profile = False
         self.timing = {"hoisted": 0.0, "loop": 0.0}
         self.seed = 0  # of the masks of dropout and zoneout in the last forward
+        # dtype and device of everything: a graph may have no weights at all
+        self.like: Tensor
+        self.register_buffer("like", torch.zeros(()), persistent=False)
         self._packs: dict[str, Pack] = dict(self.plan.packs)
         for pack in self._packs.values():
             self.register_parameter(pack.name, nn.Parameter(torch.empty(pack.shape)))
@@ -132,7 +135,7 @@ class Network(nn.Module):
         resets: Tensor | None = None,
     ) -> tuple[Tensor | dict[str, Tensor], State]:
         """See the class."""
-        device = next(self.parameters()).device
+        device = self.like.device
         with torch.autocast(device.type, enabled=False):
             call = _Call(self, x, state, lengths, resets)
             return call.run()
@@ -150,7 +153,7 @@ class Network(nn.Module):
         """What a sequence starts from, for B = lanes."""
         initial: dict[str, Tensor] = {}
         history: dict[str, Tensor] = {}
-        like = next(self.parameters())
+        like = self.like
         for name, depth in self.plan.history.items():
             spec = self.graph.inputs.get(name)
             if spec is not None and spec.vocab is not None:
@@ -163,7 +166,7 @@ class Network(nn.Module):
 
     def initial(self, name: str) -> Tensor:
         """Value [size] of a node or input before its first step; carries a gradient when learned."""
-        like = next(self.parameters())
+        like = self.like
         if name in self.graph.inputs:
             return like.new_zeros(self.graph.inputs[name].size)
         node = self.graph.nodes[name]
@@ -206,7 +209,7 @@ class _Call:
         self, net: Network, x: Value, state: State | None, lengths: Tensor | None, resets: Tensor | None
     ):
         self.net, self.plan = net, net.plan
-        self.like = next(net.parameters())
+        self.like = net.like
         self.inputs = self._inputs(x)
         first = next(iter(self.inputs.values()))
         self.steps, self.lanes = first.shape[0], first.shape[1]
@@ -269,13 +272,24 @@ class _Call:
                                   "Pass the state that this network returned for the same lanes, or None.")  # fmt: skip
 
     def _padding(self) -> Tensor | None:
-        """Bool [T, B, 1]: frames past their lane's length. They are zeroed, so that nothing in them spreads."""
-        if self.lengths is None:
+        """Bool [T, B, 1]: frames at or past their lane's length.
+
+        They are filled with the lane's own frames over again (an empty lane: with those of the longest), so that
+        nothing in them spreads. Zeros would not do: log, 1 / x or a norm may have no slope at 0, and a
+        gradient of 0 times an infinite slope is a NaN in the weights' gradients.
+        """
+        lengths = self.lengths
+        if lengths is None:
             return None
         steps = torch.arange(self.steps, device=self.like.device).unsqueeze(1)
-        padding = (steps >= self.lengths.unsqueeze(0)).unsqueeze(-1)
+        padding = (steps >= lengths.unsqueeze(0)).unsqueeze(-1)
+        lanes = torch.arange(self.lanes, device=self.like.device)
+        lane = torch.where(lengths > 0, lanes, lengths.argmax())
+        frame = steps % lengths[lane].clamp(min=1)
+        nothing = lengths.max() < 1
         for name, v in self.inputs.items():
-            self.inputs[name] = v.masked_fill(padding if v.dim() == 3 else padding.squeeze(-1), 0)
+            filling = v.detach()[frame, lane].masked_fill(nothing, 0)
+            self.inputs[name] = torch.where(padding if v.dim() == 3 else padding.squeeze(-1), filling, v)
         return padding
 
     def run(self) -> tuple[Tensor | dict[str, Tensor], State]:
