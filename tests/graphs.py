@@ -330,12 +330,13 @@ class Batch:
 
 
 def random_batch(
-    graph: Graph, seed: int, lengths: bool = False, resets: bool = False, steps: int = 0
+    graph: Graph, seed: int, lengths: bool = False, resets: bool = False, steps: int = 0, lanes: int = 0
 ) -> Batch:
-    """Random inputs of 5 to 9 steps (or `steps`) and 2 or 3 lanes. Some lanes may have length 0."""
+    """Random inputs of 1 to 9 steps and 1 to 3 lanes, or as many as given. Some lanes may have length 0."""
     pick = random.Random(f"batch {seed}")
     generator = torch.Generator().manual_seed(seed)
-    steps, lanes = steps or pick.randint(5, 9), pick.randint(2, 3)
+    steps = steps or pick.choice([1, 2, 5, 6, 7, 8, 9])
+    lanes = lanes or pick.choice([1, 2, 3, 3])
     inputs = {}
     for name, given in graph.inputs.items():
         if given.vocab is not None:

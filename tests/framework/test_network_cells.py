@@ -26,7 +26,7 @@ def compare(graph: Any, source: Any, seed: int = 0) -> None:
     weights = random_weights(graph, seed)
     net = Network(graph).double().eval()
     copy_weights(net, weights)
-    batch = random_batch(graph, seed, lengths=True, resets=True, steps=6)
+    batch = random_batch(graph, seed, lengths=True, resets=True, steps=6, lanes=3)
     got, want = run_network(net, [batch]), run_oracle(graph, weights, [batch])
     assert_same(got, want, source)
     assert_same_state(got.state, want.state, source)
@@ -74,5 +74,5 @@ def test_cell_in_two_bidirectional_layers(name: str):
 @pytest.mark.parametrize("name", MODELS)
 def test_model(name: str, kind: str):
     given = {"size": 5} if kind == "vectors" else {"vocab": 6}
-    graph = load_graph(CONF / "model" / f"{name}.yaml", input=given, classes=4)
+    graph = load_graph(CONF / "model" / f"{name}.yaml", input=given, classes=4, size=6)
     compare(graph, name)

@@ -30,7 +30,7 @@ NORMED: dict[str, Any] = {
 
 
 def results_of(run: Callable[..., Any], weights: dict[str, Tensor], x: Tensor, ends: Tensor | None) -> Values:
-    """Outputs, and the gradients of a random loss, of `run(weights, x, ends) -> outputs, gradients by name`."""
+    """Outputs and gradients of a random loss, of `run(weights, x, ends) -> outputs, gradients by name`."""
     given = x.clone().requires_grad_()
     outputs, grads = run(weights, given, ends)
     random_loss(outputs, 0).backward()
@@ -41,8 +41,8 @@ def results_of(run: Callable[..., Any], weights: dict[str, Tensor], x: Tensor, e
 def test_float32_error_at_most_twice_that_of_a_plain_loop_at_each_step(ends: list[int] | None):
     """Against float64; the plain loop is the oracle in float32: eager torch, one step after another.
 
-    Errors are root mean squares over units, lanes and five draws, so that luck averages out. Few lanes: over many,
-    a sum of sums is more exact than the one long product of a weight's gradient, whoever computes it.
+    Errors are root mean squares over units, lanes and five draws, so that luck averages out. Few lanes: over
+    many, a sum of sums is more exact than one long product for a weight's gradient, whoever computes it.
     """
     graph, steps, lanes = load_graph(NORMED), 30, 4
     net = Network(graph)
@@ -121,7 +121,7 @@ def test_double_backward_is_refused_clearly():
 
 def test_two_runs_are_equal_to_the_bit():
     graph = load_graph(NORMED)
-    batch = random_batch(graph, 0, lengths=True, resets=True, steps=12)
+    batch = random_batch(graph, 0, lengths=True, resets=True, steps=12, lanes=3)
     results = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -154,3 +154,49 @@ def test_forward_needs_no_gradient():
     for name in quiet:
         assert not quiet[name].requires_grad
         assert torch.equal(quiet[name], loud[name])
+
+
+@pytest.mark.parametrize("trained", ["input", "weights", "one weight", "nothing"])
+def test_frozen_parts_change_nothing_for_the_others(trained: str):
+    """What needs no gradient gets none; the other gradients are those of a net that trains everything."""
+    graph = load_graph(NORMED)
+    batch = random_batch(graph, 0, lengths=True, resets=True, steps=5, lanes=3)
+    results = []
+    for frozen in (False, True):
+        torch.manual_seed(0)
+        net = Network(graph)
+        x = batch.inputs["x"].detach().float().requires_grad_(not frozen or trained == "input")
+        if frozen:
+            for k, parameter in enumerate(net.parameters()):
+                parameter.requires_grad_(trained == "weights" or (trained == "one weight" and k == 2))
+        outputs, _ = net(x, lengths=batch.lengths, resets=batch.resets)
+        if outputs["y"].requires_grad:
+            random_loss(outputs, 0).backward()
+        results.append({"x": x.grad} | {n: p.grad for n, p in net.named_parameters()})
+    everything, some = results
+    given = {name for name, gradient in some.items() if gradient is not None}
+    expected = {"input": {"x"}, "weights": everything.keys() - {"x"}, "nothing": set()}
+    assert given == expected.get(trained, given) and len(given) == len(expected.get(trained, [0]))
+    for name in given:
+        torch.testing.assert_close(some[name], everything[name])
+
+
+def test_any_strides_of_input_lengths_and_gradient():
+    """Batch-first data turned round, every second feature, and a gradient that is one number everywhere."""
+    graph = load_graph(NORMED)
+    net = Network(graph)
+    wide = torch.randn(3, 6, 16, generator=torch.Generator().manual_seed(0))
+    resets = (torch.rand(3, 6, generator=torch.Generator().manual_seed(1)) < 0.3).T
+    lengths = torch.tensor([6, 9, 3, 9, 4])[::2]
+    results = []
+    for contiguous in (False, True):
+        net.zero_grad()
+        leaf = wide.clone().requires_grad_()
+        x, r, n = leaf[..., ::2].transpose(0, 1), resets, lengths
+        if contiguous:
+            x, r, n = x.contiguous(), r.contiguous(), n.contiguous()
+        outputs, _ = net(x, lengths=n, resets=r)
+        outputs["y"].sum().backward()
+        results.append([*outputs.values(), leaf.grad, *(g.clone() for g in net.grads().values())])
+    for plain, strided in zip(*results, strict=True):
+        torch.testing.assert_close(strided, plain)

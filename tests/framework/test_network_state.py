@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from framework import Network, load_graph
+from tests import oracle
 from tests.compare import (
     assert_same,
     assert_same_state,
@@ -66,7 +67,7 @@ def network(source: dict[str, Any], seed: int = 3) -> tuple[Network, dict[str, T
 @pytest.mark.parametrize("cuts", [[0, 4, 9], [0, 1, 2, 3, 9], [0, 8, 9]], ids=str)
 def test_chunked_equals_whole_with_gradients_through_the_state(cuts: list[int], resets: bool, lengths: bool):
     net, weights = network(FORWARD)
-    batch = random_batch(net.graph, 5, lengths, resets, steps=9)
+    batch = random_batch(net.graph, 5, lengths, resets, steps=9, lanes=3)
     chunks = [batch.steps(a, b) for a, b in itertools.pairwise(cuts)]
     want = run_oracle(net.graph, weights, [batch])
     got = run_network(net, chunks)
@@ -78,12 +79,7 @@ def test_chunked_equals_whole_with_gradients_through_the_state(cuts: list[int], 
 def test_two_chunks_equal_the_oracles_two_chunks(source: dict[str, Any]):
     """Also with look-ahead, where a chunk is no part of a whole: the state still means the same."""
     net, weights = network(source)
-    chunks = [random_batch(net.graph, seed, lengths=True, resets=True, steps=6) for seed in (1, 2)]
-    lanes = min(next(iter(c.inputs.values())).shape[1] for c in chunks)
-    chunks = [
-        Batch({n: x[:, :lanes] for n, x in c.inputs.items()}, c.lengths[:lanes], c.resets[:, :lanes])
-        for c in chunks
-    ]
+    chunks = [random_batch(net.graph, seed, lengths=True, resets=True, steps=6, lanes=3) for seed in (1, 2)]
     got, want = run_network(net, chunks), run_oracle(net.graph, weights, chunks)
     assert_same(got, want, source)
     assert_same_state(got.state, want.state, source)
@@ -91,7 +87,7 @@ def test_two_chunks_equal_the_oracles_two_chunks(source: dict[str, Any]):
 
 def test_no_gradient_passes_a_detached_state():
     net, _ = network(FORWARD)
-    batch = random_batch(net.graph, 1, steps=6)
+    batch = random_batch(net.graph, 1, steps=6, lanes=3)
     first, second = batch.steps(0, 3), batch.steps(3, 6)
     inputs = fresh(first.inputs)
     _, state = call(net, inputs, None, first)
@@ -108,9 +104,9 @@ def test_no_gradient_passes_a_detached_state():
 
 def test_state_reset_is_a_reset_at_the_next_step():
     net, _ = network(FORWARD)
-    batch = random_batch(net.graph, 1, steps=8)
+    batch = random_batch(net.graph, 1, steps=8, lanes=3)
     first, second = batch.steps(0, 4), batch.steps(4, 8)
-    mask = torch.tensor([True, False, True][: first.inputs["x"].shape[1]])
+    mask = torch.tensor([True, False, True])
     resets = torch.zeros(4, mask.numel(), dtype=torch.bool)
     resets[0] = mask
 
@@ -129,7 +125,7 @@ def test_state_reset_is_a_reset_at_the_next_step():
 def test_gradient_of_a_learned_start_after_state_reset():
     """A lane that state.reset() started anew begins from the learned value, and gives it its gradient."""
     net, weights = network(FORWARD)
-    batch = random_batch(net.graph, 1, steps=6)
+    batch = random_batch(net.graph, 1, steps=6, lanes=3)
     first, second = batch.steps(0, 3), batch.steps(3, 6)
     lanes = batch.inputs["x"].shape[1]
     resets = torch.zeros(3, lanes, dtype=torch.bool)
@@ -150,14 +146,15 @@ POISON = [float("nan"), float("inf"), -1e300]
 @pytest.mark.parametrize("poison", POISON, ids=str)
 @pytest.mark.parametrize("source", [FORWARD, BOTH], ids=["forward", "both"])
 def test_padding_does_not_leak(source: dict[str, Any], poison: float):
-    """Whatever stands in the inputs at and past a lane's length: the results are the same, and finite."""
+    """Whatever stands in the inputs at and past a lane's length: results are the same, and finite."""
     net, weights = network(source)
-    clean = random_batch(net.graph, 4, steps=6)
-    lanes = clean.inputs["x"].shape[1]
-    lengths = torch.tensor([3, 6, 0][:lanes])
+    clean = random_batch(net.graph, 4, steps=6, lanes=3)
+    lengths = torch.tensor([3, 6, 0])
     padding = torch.arange(6)[:, None] >= lengths
     poisoned = {
-        n: torch.where(padding[..., None], poison, x) if x.is_floating_point() else torch.where(padding, 0, x)
+        n: torch.where(padding[..., None], poison, x)
+        if x.is_floating_point()
+        else torch.where(padding, 99, x)
         for n, x in clean.inputs.items()
     }
     want = run_oracle(net.graph, weights, [Batch(clean.inputs, lengths)])
@@ -171,8 +168,8 @@ def test_padding_does_not_leak(source: dict[str, Any], poison: float):
 def test_poison_in_the_padding_of_the_incoming_gradient():
     """Outputs at padding give no gradient, so whatever gradient arrives there must not matter."""
     net, _ = network(BOTH)
-    batch = random_batch(net.graph, 4, steps=6)
-    lengths = torch.tensor([3, 6, 1][: batch.inputs["x"].shape[1]])
+    batch = random_batch(net.graph, 4, steps=6, lanes=3)
+    lengths = torch.tensor([3, 6, 1])
     padding = torch.arange(6)[:, None] >= lengths
     results = []
     for bad in (0.0, float("nan")):
@@ -185,3 +182,34 @@ def test_poison_in_the_padding_of_the_incoming_gradient():
     for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)
         assert a.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "log(square(full(x)))",
+        "full(x) / sqrt(square(full(x)))",
+        "log(square(x - x[t-1] + 0.1))",
+        "tanh(log(square(full(x) + 0.1 * full(y[t-1]))))",
+        "tanh(log(square(full(x) + 0.1 * full(y[t+1]))))",
+        "tanh(full(x) / sqrt(square(x)) + full(y[t-1]))",
+    ],
+)
+def test_padding_meets_no_pole(text: str):
+    """Functions without a slope at 0, where padded frames might stand: 0 times infinity is no gradient."""
+    source = {"inputs": {"x": {"size": 3}}, "nodes": {"y": {"size": 3, "is": text}}, "outputs": ["y"]}
+    net, weights = network(source)
+    batch = random_batch(net.graph, 2, steps=6, lanes=3)
+    batch = Batch(batch.inputs, torch.tensor([6, 2, 0]))
+    assert_same(run_network(net, [batch]), run_oracle(net.graph, weights, [batch]), source)
+
+
+def test_lanes_without_any_frame():
+    net, weights = network(BOTH)
+    batch = random_batch(net.graph, 2, steps=4, lanes=2)
+    empty = Batch({"x": torch.full_like(batch.inputs["x"], float("nan"))}, torch.tensor([0, 0]))
+    outputs, state = call(net, fresh(empty.inputs), None, empty)
+    sum(y.sum() for y in outputs.values()).backward()
+    assert not any(y.any() for y in outputs.values())
+    assert not any(g.any() for g in net.grads().values() if g is not None)
+    assert_same_state(state, oracle.run(net.graph, weights, empty.inputs, lengths=empty.lengths)[1])
