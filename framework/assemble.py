@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from framework.network import Network
 
+from framework.compose import with_cell
 from framework.data import Dataset, make_dataset
 from framework.errors import ConfigError, GraphWarning
 from framework.graph import Graph
 from framework.load import load_graph
 from framework.logging import warn
+from framework.network import Network
 from framework.task import Task, make_task
 
 
@@ -77,14 +78,8 @@ def model_graph(
         if key in params
     }
     if cell is not None:
-        if "cell" not in params:
-            raise ConfigError(
-                "cell",
-                f"this model has no param 'cell' to put {cell_name} in",
-                "Use model=stack, or leave out cell=.",
-            )
-        given["cell"] = cell_name
-        model["cells"] = {**(model.get("cells") or {}), cell_name: cell}
+        model, chosen = with_cell(model, cell_name, cell)
+        given |= chosen
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GraphWarning)  # shown below, one line each
         graph = load_graph(model, **given)

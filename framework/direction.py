@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from framework.errors import GraphError
+from framework.expr import Expr
 
 Edges = Mapping[str, Sequence[tuple[str, int]]]  # node -> what it reads: (node, shift), t + shift
 Cycle = list[tuple[str, int]]  # each node with the delay at which it reads the next; the last reads the first
@@ -22,6 +23,18 @@ class Timing:
     factor: int
 
 
+def reads(e: Expr) -> list[tuple[str, int]]:
+    """(name, shift) of everything an expression reads."""
+    out: list[tuple[str, int]] = []
+    todo = [e]
+    while todo:
+        x = todo.pop()
+        if x.op == "ref":
+            out.append((x.name, x.shift))
+        todo.extend(x.args)
+    return out
+
+
 def timing(nodes: Sequence[str], edges: Edges, where: Mapping[str, str]) -> Timing:
     """Direction and delays of one cyclic component. Raises GraphError that prints the offending cycle."""
     inside = set(nodes)
@@ -32,7 +45,7 @@ def timing(nodes: Sequence[str], edges: Edges, where: Mapping[str, str]) -> Timi
     if zero:
         raise GraphError(
             where[zero[0][0]],
-            f"a loop without delay: {_show(zero)}",
+            f"a loop without delay: {show(zero)}",
             "Read one of these nodes at another step, e.g. "
             f"'{zero[0][0].split('/')[-1]}[t-1]'.",
         )
@@ -44,8 +57,8 @@ def timing(nodes: Sequence[str], edges: Edges, where: Mapping[str, str]) -> Timi
     return Timing(direction, _shortest(nodes, delays, factor), factor)
 
 
-def _show(cycle: Cycle) -> str:
-    """`h reads c, c reads h[t-1]`."""
+def show(cycle: Cycle) -> str:
+    """A cycle in words: `h reads c, c reads h[t-1]`."""
     following = [name for name, _ in [*cycle[1:], cycle[0]]]
     return ", ".join(
         f"{v} reads {w}" + (f"[t{-delay:+d}]" if delay else "")
@@ -115,14 +128,14 @@ def _refuse_mixed(
         if cycle and sum(delay for _, delay in cycle) == 0:
             raise GraphError(
                 where[cycle[0][0]],
-                f"a loop whose delays add up to 0: {_show(cycle)}",
+                f"a loop whose delays add up to 0: {show(cycle)}",
                 "A loop needs a positive total delay (forward in time) or a negative one (backward).",
             )
     if ahead and back:
         raise GraphError(
             where[ahead[0][0]],
             "one component has a loop backward in time and a loop forward in time: "
-            f"{_show(ahead)}; {_show(back)}",
+            f"{show(ahead)}; {show(back)}",
             "Split it: neither of the two directions may depend on the other's result of the same loop.",
         )
     v, w, d = next((v, w, d) for v in nodes for w, d in delays[v] if (d < 0) == bool(back))

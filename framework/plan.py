@@ -1,7 +1,7 @@
 """The planner: Graph -> Plan. Pure functions over frozen data; no torch.
 
 Finds the loops by strongly connected components, first of nodes (direction, errors), then of single ops
-(what of a node really is in its loop), and puts everything else outside, to be computed for all steps at once.
+(what of a node really is in its loop), and puts everything else outside, for all steps at once.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from typing import Literal
 from framework.cell import Builder, Op, Program, lower
 from framework.choose import Choice, choose
 from framework.component import MATRICES, Component, edges_of, make_component
-from framework.direction import Timing, timing
-from framework.expr import Expr
+from framework.direction import Timing, reads, timing
 from framework.graph import Graph
 from framework.scc import components, topological
 from framework.steps import Linear, Loop, Map, Pack, Step, make_steps
@@ -58,22 +57,11 @@ class Plan:
         return any(op.kind == "shift" and op.shift > 0 for op in self.ops)
 
 
-def reads(e: Expr) -> list[tuple[str, int]]:
-    """(name, shift) of everything an expression reads."""
-    out: list[tuple[str, int]] = []
-    todo = [e]
-    while todo:
-        x = todo.pop()
-        if x.op == "ref":
-            out.append((x.name, x.shift))
-        todo.extend(x.args)
-    return out
-
-
 def make_plan(graph: Graph, parallel: Parallel = "intra", runner: str = "auto") -> Plan:
     """Plan `graph`. parallel="none" leaves every product in a loop, step by step (for comparison).
 
-    `runner` forces one for every loop ("auto": the best that takes it). Raises GraphError for a loop without delay or a component that runs both ways in time.
+    `runner` forces one for every loop ("auto": the best that takes it). Raises GraphError for a loop without
+    delay or a component that runs both ways in time, ConfigError for a runner that does not exist.
     """
     edges = {n: reads(node.expr) for n, node in graph.nodes.items()}
     alive = _alive(graph, edges)
@@ -175,7 +163,8 @@ class _Planner:
             leaves = ("input", "index", "param", "const", "random")
             numbers: set[int] = set()  # made of numbers alone: nothing to do at any step
             for i, op in enumerate(ops):
-                if op.kind == "const" or (op.args and numbers.issuperset(op.args) and op.kind not in MATRICES):
+                constant = op.args and numbers.issuperset(op.args) and op.kind not in MATRICES
+                if op.kind == "const" or constant:
                     numbers.add(i)
                 k = by_node.get(self.owner[i])
                 if k is None or op.kind in leaves or i in numbers:

@@ -1,177 +1,223 @@
-"""The plan as text: for every step what it is, what was hoisted, what stays in the loop, which runner, what cost."""
+"""The plan as text: what each step is, what stays in a loop and why, which runner, what it costs.
+
+How to read it: docs/planner.md.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 from framework.memory import flops, kept
-from framework.steps import Addend, Linear, Loop, Map
+from framework.plan_names import Values, add_up, join_names, join_terms, node_of, number, scaled, term_of
+from framework.reasons import cycle_text
+from framework.steps import Addend, Linear, Loop, Map, Pack
 
 if TYPE_CHECKING:
     from framework.component import Component
     from framework.plan import Plan
 
+Row = tuple[str, str, str]  # kind ("" goes on with the row above), what, cost
+Column = tuple[int, int, str]  # first and last unit of a hoisted buffer, and what they are called
+WIDTH = 62  # of the middle column; a longer text pushes its cost to the right
+
 
 def plan_text(plan: Plan) -> str:
     """One line a step, then the totals for one time step of one lane."""
-    rows: list[tuple[str, str, str]] = []
-    for step in plan.steps:
-        rows += _step(plan, step)
-    width = min(58, max((len(what) for _, what, _ in rows), default=0))
+    rows = list(_Rows(plan).rows())
+    width = min(WIDTH, max((len(what) for _, what, cost in rows if cost), default=0))
     out, n = [], 0
     for kind, what, cost in rows:
         n += bool(kind)
-        number = f"{n:2d}" if kind else "  "
-        out.append(f"{number} {kind:7s} {what:{width}s}  {cost}".rstrip())
+        mark = f"{n:2d}" if kind else "  "
+        out.append(f"{mark} {kind:7s} {what:{width}s}  {cost}".rstrip())
+    return "\n".join([*out, *_totals(plan)])
+
+
+def _totals(plan: Plan) -> Iterator[str]:
     for group in plan.groups:
-        names = [plan.components[_component(plan, k)].name for k in group]
-        out.append(f"   at the same time: loops {', '.join(names)}")
+        loops = [step for k in group if isinstance(step := plan.steps[k], Loop)]
+        yield f"   at the same time: loops {', '.join(plan.components[s.component].name for s in loops)}"
+    if plan.parallel == "none":
+        yield "   parallel = none: every node is computed step by step, nothing is hoisted"
     hoisted = sum(flops(plan, s) for s in plan.steps if not isinstance(s, Loop))
     loops = sum(flops(plan, s) for s in plan.steps if isinstance(s, Loop))
     numbers = kept(plan)
-    weights = sum(_count(p.shape) for p in plan.packs.values())
-    out.append(
+    yield (
         f"   per step and lane: {_si(hoisted)}FLOP hoisted, {_si(loops)}FLOP in loops; "
-        f"{numbers} numbers kept for the backward ({_si(4 * numbers)}B in fp32)"
+        f"{numbers:,} numbers kept for the backward ({_si(4 * numbers)}B in fp32)"
     )
-    out.append(f"   weights: {weights} in {len(plan.packs)} tensors")
+    weights = sum(prod(p.shape) for p in plan.packs.values())
+    yield f"   weights: {weights:,} in {len(plan.packs)} tensors"
     dropped = [n for n in plan.graph.nodes if n not in plan.roots]
     if dropped:
-        out.append(f"   dropped, no output needs them: {', '.join(dropped)}")
-    return "\n".join(out)
-
-
-def _component(plan: Plan, k: int) -> int:
-    step = plan.steps[k]
-    assert isinstance(step, Loop)
-    return step.component
-
-
-def _count(shape: Sequence[int]) -> int:
-    n = 1
-    for d in shape:
-        n *= d
-    return n
+        yield f"   dropped, no output needs them: {join_names(dropped)}"
 
 
 def _si(x: float) -> str:
     """1500 -> '1.5 K'; the unit follows."""
     for unit in ("", "K", "M", "G"):
-        if x < 1000:
+        if x < 999.5:
             return f"{x:.3g} {unit}"
         x /= 1000
     return f"{x:.3g} T"
 
 
-def _step(plan: Plan, step: Linear | Map | Loop) -> Iterable[tuple[str, str, str]]:
-    if isinstance(step, Linear):
-        yield from _linear(plan, step)
-    elif isinstance(step, Loop):
-        yield from _loop(plan, plan.components[step.component])
-    else:
-        op = plan.ops[step.op]
-        if op.kind in ("input", "index"):
+def loop_facts(c: Component) -> str:
+    """`forward, dense, 1 phase, delay 1`."""
+    facts = ["forward" if c.direction > 0 else "backward", c.kind]
+    facts.append(f"{c.phases} phase{'s' * (c.phases != 1)}")
+    facts.append(f"delay {c.delay}" if c.delay else "no recurrence")
+    if c.factor > 1:
+        facts.append(f"factor {c.factor}")
+    return ", ".join(facts)
+
+
+def product_cost(pack: Pack) -> str:
+    """The shapes of a hoisted product with `pack`."""
+    rows, cols = pack.shape
+    return f"rows of [{rows}, {cols}]" if pack.kind == "gather" else f"[T*B, {cols}] x [{cols}, {rows}]"
+
+
+class _Rows:
+    """Lives only during plan_text."""
+
+    def __init__(self, plan: Plan):
+        self.plan = plan
+        self.values = Values(plan)
+
+    def rows(self) -> Iterator[Row]:
+        """All steps in order."""
+        loop_of = {s.pre: s.component for s in self.plan.steps if isinstance(s, Loop) and s.pre >= 0}
+        for i, step in enumerate(self.plan.steps):
+            if isinstance(step, Linear):
+                c = self.plan.components[loop_of[i]] if i in loop_of else None
+                yield from self._linear(step, self._starts(step, c) if c else self._sums(step))
+            elif isinstance(step, Map):
+                yield from self._map(step)
+            else:
+                yield from self._loop(step.component)
+
+    def _map(self, step: Map) -> Iterator[Row]:
+        """One line for an op and those that only it reads."""
+        values, ops = self.values, self.plan.ops
+        op = ops[step.op]
+        if op.kind in ("input", "index") or step.op in values.inlined:
             return
-        yield "map", f"{_value(plan, step.op)} <- {_formula(plan, step.op)}", f"[T*B, {op.size}]"
+        name, formula = values.name(step.op), values.formula(step.op)[0]
+        if op.kind == "shift":
+            far, way = abs(op.shift), "later" if op.shift > 0 else "earlier"
+            yield "map", f"{name} <- {op.name}, {far} step{'s' * (far > 1)} {way}", f"[T*B, {op.size}]"
+            return
+        count, todo = 0, [step.op]
+        while todo:
+            count += 1
+            todo += [a for a in set(ops[todo.pop()].args) if a in values.inlined]
+        node = values.owner[step.op]
+        what = f"{name} <- {formula}" if name != formula else f"{formula}   for {node}" if node else formula
+        yield "map", what, f"[T*B, {op.size}]" + (f" in {count} passes" if count > 1 else "")
 
+    # Hoisted sums of products ---------------------------------------------------------------------------
 
-def _linear(plan: Plan, step: Linear) -> Iterable[tuple[str, str, str]]:
-    """A line for each product; the first one names what else is added."""
-    products = [a for a in step.addends if a.kind in ("full", "gather")]
-    others = [a for a in step.addends if a.kind not in ("full", "gather")]
-    extra = [] if not any(a.kind == "bias" for a in others) else ["bias"]
-    extra += [_value(plan, a.source) for a in others if a.kind == "value"]
-    extra += ["a number"] if step.const else []
-    if not products:
-        if others:
-            yield "add", f"{step.loop or 'sum'} <- {' + '.join(extra)}", f"[T*B, {step.width}]"
-        return
-    for i, a in enumerate(products):
-        nodes, term = _pack_names(plan, a)
-        more = "".join(f" + {x}" for x in extra) if i == 0 else ""
-        rows, cols = plan.packs[a.pack].shape
-        if a.kind == "full":
-            yield "gemm", f"{nodes} <- {term}{more}", f"[T*B, {cols}] x [{cols}, {rows}]"
-        else:
-            yield "gather", f"{nodes} <- {term}{more}", f"rows of [{rows}, {cols}]"
+    def _linear(self, step: Linear, columns: Sequence[Column]) -> Iterator[Row]:
+        """A line for each product, with all else that starts or joins the same columns."""
+        products = [a for a in step.addends if a.kind in ("full", "gather")]
+        home: dict[tuple[int, int], int] = {}  # columns -> the first product in them
+        for k, a in enumerate(products):
+            for lo, hi, _ in columns:
+                if a.lo <= lo and hi <= a.hi:
+                    home.setdefault((lo, hi), k)
+        more: list[list[str]] = [[] for _ in products]
+        alone: list[tuple[list[Column], str]] = []
+        for text, where in self._others(step, columns):
+            for k in range(len(products)):
+                mine = [column for column in columns if home.get(column[:2]) == k]
+                if mine and all(column in where for column in mine):
+                    more[k].append(text)
+                    where = [column for column in where if column not in mine]
+            if where:
+                alone.append((where, text))
+        written: set[tuple[int, int]] = set()
+        for a, extra in zip(products, more, strict=True):
+            mine = [column for column in columns if a.lo <= column[0] and column[1] <= a.hi]
+            pack = self.plan.packs[a.pack]
+            text = add_up([scaled(join_terms([m[0] for m in pack.members]), a.coef), *extra])
+            kind = "gemm" if a.kind == "full" else "gather"
+            yield kind, self._into(mine, text, written), product_cost(pack)
+        for where, text in alone:
+            yield "add", self._into(where, text, written), f"[T*B, {sum(hi - lo for lo, hi, _ in where)}]"
 
+    def _into(self, columns: Sequence[Column], text: str, written: set[tuple[int, int]]) -> str:
+        """`names <- text`, or `names += text` where something stands in one of the columns already."""
+        sign = "+=" if any(column[:2] in written for column in columns) else "<-"
+        written.update(column[:2] for column in columns)
+        return f"{join_names([name for _, _, name in columns])} {sign} {text}"
 
-def _pack_names(plan: Plan, a: Addend) -> tuple[str, str]:
-    members = [name.split(":", 1) for name, _, _ in plan.packs[a.pack].members]
-    terms = list(dict.fromkeys(term.split("#")[0] for _, term in members))
-    return join_names([node for node, _ in members]), " | ".join(terms)
+    def _sums(self, step: Linear) -> list[Column]:
+        """The values in a buffer."""
+        return sorted((lo, hi, self.values.name(op)) for op, (lo, hi) in step.columns.items())
 
+    def _starts(self, step: Linear, c: Component) -> list[Column]:
+        """The nodes of a loop whose sums start from this buffer: those whose weights stand in its columns."""
+        nodes: dict[int, str] = {}
+        for run in c.runs:
+            nodes.update((run.lo + lo, node_of(name)) for name, lo, _ in run.weights)
+        for a in step.addends:
+            if a.kind == "value":
+                nodes.setdefault(a.lo, self.values.owner[a.source])
+            else:
+                nodes.update((a.lo + lo, node_of(name)) for name, lo, _ in self.plan.packs[a.pack].members)
+        return [(t.lo, t.hi, nodes.get(t.lo, c.name)) for t in c.targets]
 
-def join_names(names: Sequence[str]) -> str:
-    """l1/i, l1/f, l2/i -> l1/{i,f} l2/i."""
-    heads: dict[str, list[str]] = {}
-    for n in dict.fromkeys(names):
-        head, _, tail = n.rpartition("/")
-        heads.setdefault(head, []).append(tail)
-    out = []
-    for head, tails in heads.items():
-        inner = tails[0] if len(tails) == 1 else "{" + ",".join(tails) + "}"
-        out.append(f"{head}/{inner}" if head else inner)
-    return " ".join(out)
+    def _others(
+        self, step: Linear, columns: Sequence[Column]
+    ) -> Iterator[tuple[str, list[Column]]]:
+        """(text, columns it is added to) of biases, values and numbers."""
+        found: dict[str, list[Column]] = {}
+        for a in step.addends:
+            if a.kind == "value":
+                text = scaled(self.values.text(a.source)[0], a.coef)
+                found.setdefault(text, []).extend(self._within(columns, a))
+            elif a.kind == "bias":
+                for name, lo, hi in self.plan.packs[a.pack].members:
+                    part = Addend("bias", a.lo + lo, a.lo + hi)
+                    found.setdefault(scaled(term_of(name), a.coef), []).extend(self._within(columns, part))
+        for lo, hi, const in step.const:
+            found.setdefault(number(const), []).extend(self._within(columns, Addend("const", lo, hi)))
+        yield from found.items()
 
+    def _within(self, columns: Sequence[Column], a: Addend) -> Iterable[Column]:
+        return [column for column in columns if a.lo <= column[0] and column[1] <= a.hi]
 
-def _value(plan: Plan, at: int) -> str:
-    """A name for an op: its node, a shifted node, a weight, or the node it was written for."""
-    op = plan.ops[at]
-    for name, root in plan.roots.items():
-        if root == at:
-            return name
-    if op.kind == "shift":
-        return f"{op.name}[t{op.shift:+d}]"
-    if op.kind == "param":
-        return op.name.split(":", 1)[1]
-    if op.kind == "const":
-        return f"{op.value:g}"
-    return f"{plan.owner[at] or 'loop'}.{at}"
+    # Loops ----------------------------------------------------------------------------------------------
 
-
-def _formula(plan: Plan, at: int) -> str:
-    op = plan.ops[at]
-    args = [_value(plan, a) for a in op.args]
-    if op.kind == "sum":
-        parts = [x if c == 1.0 else f"{c:g} * {x}" for x, c in zip(args, op.coefs, strict=True)]
-        return " + ".join([*parts, *([f"{op.value:g}"] if op.value else [])])
-    if op.kind == "prod":
-        return " * ".join(args)
-    if op.kind == "shift":
-        return f"{op.name} at {'an earlier' if op.shift < 0 else 'a later'} step"
-    if op.kind == "random":
-        return f"random mask, p = {op.value:g}"
-    if op.kind == "slice":
-        return f"{args[0]}[{op.lo}:{op.hi}]"
-    if op.kind == "block":
-        return op.name.split(":", 1)[1]
-    return f"{op.kind}({', '.join(args)})"
-
-
-def _loop(plan: Plan, c: Component) -> Iterable[tuple[str, str, str]]:
-    """What the loop is, and on lines of its own what stays in it."""
-    phases = f"{c.phases} phase" + ("" if c.phases == 1 else "s")
-    timing = f"delay {c.delay}" + (f", factor {c.factor}" if c.factor > 1 else "") if c.delay else "no recurrence"
-    direction = "forward" if c.direction > 0 else "backward"
-    choice = plan.choices[plan.components.index(c)]
-    yield "loop", f"{c.name}  {direction}, {c.kind}, {phases}, {timing}", f"runner {choice.runner}"
-    for note in choice.notes:
-        yield "", f"  not {note}", ""
-    for run in c.runs:
-        names = [name.split(":", 1) for name, _, _ in run.weights]
-        terms = list(dict.fromkeys(term.split("#")[0] for _, term in names))
-        rows, cols = run.hi - run.lo, c.cell[run.source].size
-        target = join_names([node for node, _ in names])
-        yield "", f"  in loop: {' | '.join(terms)} -> {target}", f"[B, {cols}] x [{cols}, {rows}]"
-    vectors: dict[str, list[str]] = {}
-    for op in c.cell:
-        if op.kind in ("param", "block", "gather"):
-            node, term = op.name.split(":", 1)
-            vectors.setdefault(term.split("#")[0], []).append(node)
-    for term, nodes in vectors.items():
-        yield "", f"  in loop: {term} -> {join_names(nodes)}", ""
-    row_ops = [op.kind for op in c.cell if op.kind in ("normalize", "softmax", "rowsum")]
-    if row_ops:
-        yield "", f"  in loop: row statistics of {', '.join(dict.fromkeys(row_ops))}", ""
+    def _loop(self, k: int) -> Iterator[Row]:
+        """What the loop is and why; on lines of its own what stays in it."""
+        plan = self.plan
+        c, choice = plan.components[k], plan.choices[k]
+        yield "loop", f"{c.name}  {loop_facts(c)}", f"runner {choice.runner}"
+        for note in choice.notes:
+            yield "", f"  not {note}", ""
+        carried = f"; carries {join_names(list(c.states))}" if c.states else ""
+        yield "", f"  nodes {join_names(c.nodes)}{carried}", ""
+        if c.delay:
+            yield "", f"  why: {cycle_text(plan.graph, c)}", ""
+        for run in c.runs:
+            names = [w[0] for w in run.weights]
+            phase = f"phase {run.phase}: " if c.phases > 1 else ""
+            cols = c.cell[run.source].size
+            what = f"  in loop: {phase}{join_terms(names)} -> {join_names([node_of(w) for w in names])}"
+            yield "", what, f"[B, {cols}] x [{cols}, {run.hi - run.lo}]"
+        singles: dict[tuple[str, str], list[str]] = {}
+        for op in c.cell:
+            if op.kind in ("param", "gather"):
+                singles.setdefault((term_of(op.name), ""), []).append(node_of(op.name))
+            elif op.kind == "block":
+                cost = f"{op.blocks} x [{c.cell[op.args[0]].size // op.blocks}, {op.size // op.blocks}]"
+                singles.setdefault((term_of(op.name), cost), []).append(node_of(op.name))
+        for (term, cost), nodes in singles.items():
+            yield "", f"  in loop: {term} -> {join_names(nodes)}", cost
+        row_ops = [op.kind for op in c.cell if op.kind in ("normalize", "softmax", "rowsum")]
+        if row_ops:
+            yield "", f"  in loop: over the units of a row: {', '.join(dict.fromkeys(row_ops))}", ""

@@ -19,6 +19,7 @@ LADDER = {
     "framework.errors": 0,
     "framework.plan": 2,
     "framework.plan_text": 2,
+    "framework.draw": 2,
     "framework.state": 3,
     "framework.random": 3,
     "framework.runners": 3,

@@ -1,0 +1,65 @@
+"""Why a loop is a loop: a cycle through its delays, which forbids to compute it for all steps at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from framework.direction import reads, show
+from framework.expr import Expr
+from framework.graph import Graph
+
+if TYPE_CHECKING:
+    from framework.component import Component
+
+SHOWN = 6  # reads of a cycle that are printed
+
+
+def cycle_text(graph: Graph, c: Component) -> str:
+    """`l1/i reads l1/h[t-1], l1/h reads l1/c, l1/c reads l1/i`: the shortest way back from one read.
+
+    The read is one through a matrix where the loop has any: that is what makes it costly.
+    """
+    inside = dict.fromkeys(c.nodes)
+    name, (first, shift) = next(_candidates(graph, c))
+    before: dict[str, tuple[str, int]] = {}  # node -> (who reads it on the shortest way from `first`, shift)
+    todo = deque([first])
+    while name not in before and first != name:
+        v = todo.popleft()
+        for w, s in reads(graph.nodes[v].expr):
+            if w in inside and w not in before and w != first:
+                before[w] = (v, s)
+                todo.append(w)
+    way: list[tuple[str, int]] = []
+    at = name
+    while at != first:
+        at, s = before[at]
+        way.append((at, -s))
+    cycle = [(name, -shift), *reversed(way)]
+    if len(cycle) <= SHOWN:
+        return show(cycle)
+    text = show(cycle).split(", ")
+    return ", ".join([*text[: SHOWN - 2], f"... {len(text) - SHOWN + 1} more", text[-1]])
+
+
+def _candidates(graph: Graph, c: Component) -> Iterator[tuple[str, tuple[str, int]]]:
+    """(node, what it reads inside the loop): through matrices of the loop first, then at other steps."""
+    inside = set(c.nodes)
+    for run in c.runs:
+        for weight, _, _ in run.weights:
+            node = weight.split(":", 1)[0]
+            for term in _terms(graph.nodes[node].expr, weight):
+                yield from ((node, read) for read in reads(term) if read[0] in inside)
+    for node in c.nodes:
+        yield from ((node, read) for read in reads(graph.nodes[node].expr) if read[1] and read[0] in inside)
+
+
+def _terms(e: Expr, weight: str) -> Iterator[Expr]:
+    """The part of `e` that is the product with `weight`."""
+    todo = [e]
+    while todo:
+        x = todo.pop()
+        if weight in x.weights:
+            yield x
+        todo.extend(x.args)

@@ -1,0 +1,163 @@
+"""Print the plan of a network: what runs for all steps at once, what stays in a loop, and why.
+
+    python scripts/show_plan.py model=lstm_variant [size=256 | model.params.size=256 ...] [cell=NAME]
+                                [parallel=none] [runner=NAME] [--code] [--svg FILE] [--png FILE]
+
+model: a name of conf/model or a YAML file. cell: for a model with the param `cell` (model=stack), a name of
+conf/cell or a YAML file. parallel=none plans everything step by step. Any other KEY=VALUE is a param of the
+model; input={vocab: 96} and classes=96 take the place of what train.py gets from the data.
+How to read the plan: docs/planner.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
+
+import yaml
+
+from framework import draw
+from framework.cells import CONF, yaml_names
+from framework.compose import with_cell
+from framework.errors import ConfigError, GraphWarning, UserError
+from framework.graph import Graph
+from framework.load import load_graph
+from framework.names import known
+from framework.plan import Plan, make_plan
+from framework.yamlfile import read_yaml
+
+OPTIONS = {"model": "", "cell": "", "parallel": "intra", "runner": "auto"}
+PARALLEL = ("intra", "none")
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are one line like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse for a wrong argument."""
+        raise ConfigError("command line", message, "See show_plan.py --help.")
+
+
+def parser() -> Parser:
+    """What the command line takes."""
+    p = Parser(
+        usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="model=..., cell=..., params of a model")
+    p.add_argument("--code", action="store_true", help="also print the source that the torch runner makes")
+    p.add_argument("--svg", type=Path, metavar="FILE", help="draw the graph (needs graphviz)")
+    p.add_argument("--png", type=Path, metavar="FILE", help="draw the graph (needs graphviz)")
+    return p
+
+
+def settings(given: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
+    """KEY=VALUE arguments as options and params of the model, in the spelling of train.py.
+
+    Raises ConfigError.
+    """
+    options, params = dict(OPTIONS), dict[str, Any]()
+    for each in given:
+        key, equals, text = each.partition("=")
+        if not equals or not key:
+            raise ConfigError(each or "''", "there is no value", "Options look like model=lstm or size=256.")
+        if key in OPTIONS:
+            options[key] = text
+            continue
+        if key.startswith("model.") and not key.startswith("model.params."):
+            raise ConfigError(key, "only params of a model can be changed", "Write model.params.size=256.")
+        *path, last = key.removeprefix("model.params.").split(".")
+        inside = params
+        for part in path:
+            inside[part] = inside = inside[part] if isinstance(inside.get(part), dict) else {}
+        inside[last] = value(key, text)
+    return options, params
+
+
+def value(key: str, text: str) -> Any:
+    """A number, a text or a mapping; {vocab:96} may stand without blanks, as on train.py's command line."""
+    try:
+        return yaml.safe_load(re.sub(r":(?=\S)", ": ", text) if text.startswith("{") else text)
+    except yaml.YAMLError:
+        raise ConfigError(key, f"'{text}' is no value", "Give a number, a name, or {vocab: 96}.") from None
+
+
+def read(group: str, name: str) -> tuple[str, Mapping[str, Any]]:
+    """(name, content) of a model or cell: a file, or a name of conf/. Raises ConfigError and GraphError."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = CONF / group / f"{name}.yaml"
+    if not path.is_file():
+        there = yaml_names(CONF / group)
+        raise ConfigError(group, f"there is no '{name}'", known(f"Choices of {group}", name, there))
+    try:
+        return path.stem, read_yaml(path.read_text(encoding="utf-8"), path.name)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(group, f"cannot read {path}: {error}", "Give a text file in UTF-8.") from None
+
+
+def graph(model: str, cell: str, params: Mapping[str, Any]) -> Graph:
+    """The graph of a model with its params, and its cell where one is chosen; warnings go to stderr."""
+    if not model:
+        there = ", ".join(yaml_names(CONF / "model"))
+        raise ConfigError("model", "which one is not said", f"Write model=NAME or model=FILE.yaml: {there}.")
+    name, spec = read("model", model)
+    given = dict(params)
+    if cell:
+        spec, chosen = with_cell(spec, *read("cell", cell))
+        given |= chosen
+    takes = spec.get("params") or {}
+    for key in given if isinstance(takes, Mapping) else ():
+        if key not in takes:
+            raise ConfigError(key, f"model={name} has no such param", known("Its params", key, takes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GraphWarning)  # shown below, one line each
+        made = load_graph(spec, **given)
+    for note in made.warnings:
+        print(f"warning: {note}", file=sys.stderr)
+    return made
+
+
+def code(plan: Plan) -> str:
+    """The Python source that the torch runner generates for each loop, forward and backward."""
+    from framework.runners.torch_loop import TorchLoop  # lazily: torch
+
+    parts = []
+    for c in plan.components:
+        loop = TorchLoop(c, stepwise=plan.parallel == "none")
+        for kind in ("train", "backward"):
+            text = loop.source(kind, False)[0].text.strip()
+            parts.append(f"# {c.name}, {'forward' if kind == 'train' else 'backward'}\n{text}\n")
+    return "\n".join(parts) if parts else "# no loops\n"
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print and draw as the arguments say. Raises UserError."""
+    asked = parser().parse_args(arguments)
+    options, params = settings(asked.settings)
+    if options["parallel"] not in PARALLEL:
+        cause = f"'{options['parallel']}' is not known"
+        raise ConfigError("parallel", cause, known("There are", options["parallel"], PARALLEL))
+    made = graph(options["model"], options["cell"], params)
+    plan = make_plan(made, "none" if options["parallel"] == "none" else "intra", options["runner"])
+    for path, form in ((asked.svg, "svg"), (asked.png, "png")):
+        if path is not None:
+            draw.render(draw.dot_text(plan), path, form)
+    print(plan)
+    if asked.code:
+        print()
+        print(code(plan), end="")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
