@@ -12,117 +12,16 @@ from typing import Literal
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.activations import find_activation
-from kernels.launch import GemmLaunch, Kind, current_chip, gemm_launch
-from kernels.sums import add_parts, finish
+from kernels.gemm_kernel import matmul_dw_kernel, matmul_kernel
+from kernels.launch import GemmLaunch, Kind, Operands, current_chip, gemm_launch
+from kernels.sums import add_parts
 
 Precision = Literal["ieee", "tf32"]
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-
-
-@triton.jit
-def tile_of(i_tile, tiles_m, tiles_n, GROUP: tl.constexpr):
-    """Row and column of a tile: GROUP rows down, then the next column, so that b's block stays in L2."""
-    per_group = GROUP * tiles_n
-    first = (i_tile // per_group) * GROUP
-    rows = tl.minimum(tiles_m - first, GROUP)
-    inside = i_tile % per_group
-    return first + inside % rows, inside // rows
-
-
-@triton.jit
-def halves(b_sum, BM: tl.constexpr, BN: tl.constexpr):
-    """Left and right half of a block [BM, BN]."""
-    return tl.split(tl.permute(tl.reshape(b_sum, (BM, 2, BN // 2)), (0, 2, 1)))
-
-
-def _matmul(
-    p_a,
-    p_b,
-    p_out,
-    p_bias,
-    p_rows,
-    M,
-    N,
-    K,
-    parts,
-    k_per_part,
-    table_rows,
-    stride_am,
-    stride_ak,
-    stride_bk,
-    stride_bn,
-    stride_om,
-    stride_on,
-    ACTIVATION: tl.constexpr,
-    ACCUMULATE: tl.constexpr,
-    PRECISION: tl.constexpr,
-    EVEN_K: tl.constexpr,
-    IN_PARTS: tl.constexpr,
-    GROUP: tl.constexpr,
-    BM: tl.constexpr,
-    BN: tl.constexpr,
-    BK: tl.constexpr,
-):
-    """out[m, n] = sum over k of a[rows[m], k] * b[k, n]; IN_PARTS: out[i, m, n], packed, for each part of the
-    sum.
-
-    Programs loop over tiles (a persistent grid). A row index outside [0, table_rows) gives a row of NaN.
-    """
-    tiles_m = tl.cdiv(M, BM)
-    tiles_n = tl.cdiv(N, BN)
-    tiles = tiles_m * tiles_n
-    for i_work in tl.range(tl.program_id(0), tiles * parts, tl.num_programs(0)):
-        i_part = i_work // tiles
-        i_m, i_n = tile_of(i_work % tiles, tiles_m, tiles_n, GROUP)
-        o_m = (i_m * BM + tl.arange(0, BM)).to(tl.int64)
-        o_n = (i_n * BN + tl.arange(0, BN)).to(tl.int64)
-        m_m = o_m < M
-        m_n = o_n < N
-        if p_rows is not None:
-            o_a = tl.load(p_rows + o_m, mask=m_m, other=0).to(tl.int64)
-            m_row = (o_a >= 0) & (o_a < table_rows)
-            m_a = m_m & m_row
-        else:
-            o_a = o_m
-            m_a = m_m
-        k_begin = i_part * k_per_part
-        k_end = tl.minimum(k_begin + k_per_part, K)
-        b_sum = tl.zeros((BM, BN), tl.float32)  # [BM, BN]
-        for k in tl.range(k_begin, k_end, BK):
-            o_k = (k + tl.arange(0, BK)).to(tl.int64)
-            p_ak = p_a + o_a[:, None] * stride_am + o_k[None, :] * stride_ak
-            p_bk = p_b + o_k[:, None] * stride_bk + o_n[None, :] * stride_bn
-            if EVEN_K:
-                b_a = tl.load(p_ak, mask=m_a[:, None], other=0.0)  # [BM, BK]
-                b_b = tl.load(p_bk, mask=m_n[None, :], other=0.0)  # [BK, BN]
-            else:
-                m_k = o_k < k_end
-                b_a = tl.load(p_ak, mask=m_a[:, None] & m_k[None, :], other=0.0)  # [BM, BK]
-                b_b = tl.load(p_bk, mask=m_k[:, None] & m_n[None, :], other=0.0)  # [BK, BN]
-            b_sum = tl.dot(b_a, b_b, b_sum, input_precision=PRECISION)
-        if p_rows is not None:
-            b_sum = tl.where(m_row[:, None], b_sum, float("nan"))
-        if IN_PARTS:
-            o_out = tl.cast(i_part, tl.int64) * M * N + o_m[:, None] * stride_om + o_n[None, :] * stride_on
-            tl.store(p_out + o_out, b_sum, mask=m_m[:, None] & m_n[None, :])
-        else:
-            # In two halves: a whole tile with its pointers, and the old values, is more than the registers
-            # hold.
-            b_left, b_right = halves(b_sum, BM, BN)
-            o_n = (i_n * BN + tl.arange(0, BN // 2)).to(tl.int64)
-            finish(b_left, p_out, p_bias, o_m, o_n, M, N, stride_om, stride_on, ACTIVATION, ACCUMULATE)
-            o_n += BN // 2
-            finish(b_right, p_out, p_bias, o_m, o_n, M, N, stride_om, stride_on, ACTIVATION, ACCUMULATE)
-
-
-# What varies from chunk to chunk (T*B) must not be compiled in: it is the M of a product, and the K of a
-# weight gradient. The other sizes belong to the model; that they divide by 16 lets loads be wide.
-matmul_kernel = triton.jit(_matmul, do_not_specialize=["M", "parts", "table_rows"])
-matmul_dw_kernel = triton.jit(_matmul, do_not_specialize=["K", "parts", "table_rows"])
 
 
 @dataclass(frozen=True)
@@ -178,9 +77,9 @@ def matmul_dw(
     precision: Precision = "ieee",
     launch: GemmLaunch | None = None,
 ) -> Tensor:
-    """Gradient of b in `a @ b`: a.T @ dy, from [M, K] and [M, N] -> [K, N], deterministic. The rest: see
-    matmul.
+    """Gradient of b in `a @ b`: a.T @ dy, from [M, K] and [M, N] -> [K, N]. The rest: see matmul.
 
+    The long reduction over M is cut into parts, which are added in order: deterministic, without atomics.
     Fill the gradient of a weight [N, K] in place with `out=gradient.T`.
     """
     return _product(a.T, dy, None, out, _Epilogue(accumulate=accumulate), precision, launch, matmul_dw_kernel)
@@ -207,11 +106,16 @@ def _product(
     if out.numel() == 0:
         return out
     kind: Kind = "half" if a.dtype != torch.float32 else precision
-    launch = launch or gemm_launch(current_chip(a.device), kind, *shape, b.shape[0])
+    operands = Operands(
+        wide=_is_wide(a) and _is_wide(b),
+        mapped=rows is None and b.shape[0] > 0 and _is_mapped(a) and _is_mapped(b),
+    )
+    launch = launch or gemm_launch(current_chip(a.device), kind, *shape, b.shape[0], operands)
     if launch.backend == "torch":
         _torch_product(a, b, rows, out, epilogue)
     else:
-        _launch(a, b, rows, out, epilogue, precision, launch, kernel)
+        tma = launch.tile.tma and operands.mapped
+        _launch(a, b, rows, out, epilogue, precision, launch, kernel, tma)
     return out
 
 
@@ -224,6 +128,7 @@ def _launch(
     precision: Precision,
     launch: GemmLaunch,
     kernel: triton.JITFunction,
+    tma: bool,
 ) -> None:
     (m, n), k, tile = out.shape, b.shape[0], launch.tile
     in_parts = launch.splits > 1
@@ -231,8 +136,8 @@ def _launch(
     stored = _Epilogue() if in_parts else epilogue
     apply = None if stored.activation is None else find_activation(stored.activation).apply
     kernel[(launch.programs,)](
-        a,
-        b,
+        _descriptor(a, tile.bm, tile.bk) if tma else a,
+        _descriptor(b, tile.bk, tile.bn) if tma else b,
         target,
         stored.bias,
         rows,
@@ -250,6 +155,9 @@ def _launch(
         PRECISION=precision,
         EVEN_K=kernel is matmul_kernel and k % tile.bk == 0,
         IN_PARTS=in_parts,
+        TMA=tma,
+        A_TURNED=tma and a.stride(1) != 1,
+        B_TURNED=tma and b.stride(1) != 1,
         GROUP=tile.group,
         BM=tile.bm,
         BN=tile.bn,
@@ -260,6 +168,29 @@ def _launch(
     )
     if in_parts:
         add_parts(target, out, epilogue.bias, epilogue.activation, epilogue.accumulate)
+
+
+def _is_mapped(x: Tensor) -> bool:
+    """Whether a tensor map can describe x or its transpose: one dimension packed, all else in steps of 16
+    bytes.
+    """
+    across = x.stride(0) if x.stride(1) == 1 else x.stride(1)
+    return min(x.stride()) == 1 and across * x.element_size() % 16 == 0 and x.data_ptr() % 16 == 0
+
+
+def _is_wide(x: Tensor) -> bool:
+    """Whether Triton can prove that x is loaded in blocks of 16 bytes: it looks for strides divisible by
+    16.
+    """
+    across = x.stride(0) if x.stride(1) == 1 else x.stride(1)
+    return min(x.stride()) == 1 and across % 16 == 0 and x.data_ptr() % 16 == 0
+
+
+def _descriptor(x: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """Tensor map of x with blocks [rows, columns], or of its transpose where x is packed along columns."""
+    if x.stride(1) == 1:
+        return TensorDescriptor.from_tensor(x, [rows, columns])
+    return TensorDescriptor.from_tensor(x.T, [columns, rows])
 
 
 def _torch_product(a: Tensor, b: Tensor, rows: Tensor | None, out: Tensor, epilogue: _Epilogue) -> None:
@@ -286,7 +217,9 @@ def _check(a: Tensor, b: Tensor, bias: Tensor | None, rows: Tensor | None, preci
         raise ValueError(
             f"matmul: a is {_form(a)}, b is {_form(b)}. Both must be float32, bfloat16 or float16."
         )
-    if bias is not None and (bias.shape != (b.shape[1],) or bias.dtype not in FLOATS or bias.stride(0) != 1):
+    if bias is not None and (
+        bias.shape != (b.shape[1],) or bias.dtype not in FLOATS or not bias.is_contiguous()
+    ):
         raise ValueError(f"matmul: bias is {_form(bias)}. Pass [{b.shape[1]}], packed, of a float dtype.")
     if rows is not None and (rows.ndim != 1 or rows.dtype not in (torch.int32, torch.int64)):
         raise ValueError(f"matmul: rows is {_form(rows)}. Pass one-dimensional int32 or int64.")

@@ -21,7 +21,8 @@ Backend = Literal["triton", "torch"]
 class GemmTile:
     """Block sizes of one program: `bm` x `bn` of the output, `bk` of the reduction at a time.
 
-    `group` tiles in a column are done before the next column (they share a block of b in L2).
+    `group` tiles in a column are done before the next column (they share a block of b in L2). `tma`: 16-bit
+    operands come by tensor descriptors where their strides and alignment allow it.
     """
 
     bm: int
@@ -30,20 +31,34 @@ class GemmTile:
     group: int = 8
     warps: int = 4
     stages: int = 3
+    tma: bool = False
 
 
 @dataclass(frozen=True)
 class GemmRow:
-    """Table row: for products of `kind` on `chip` with at most `max_m` rows of output, and `max_n`
-    columns.
+    """Table row: for products of `kind` on `chip` with at most `max_m` rows of output, and `max_n` columns.
+
+    `wide`: only for operands that are loaded in blocks of 16 bytes; a large tile of narrow loads would spill.
+    A tile with `tma` is only for operands that a tensor map can describe.
     """
 
     chip: str
     kind: Kind
     tile: GemmTile
-    backend: Backend = "triton"
+    wide: bool = False
     max_m: int | None = None
     max_n: int | None = None
+    backend: Backend = "triton"
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What their strides and addresses allow. Triton sees 16 bytes where strides are multiples of 16
+    elements.
+    """
+
+    wide: bool = True
+    mapped: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,24 +83,33 @@ class Chip:
 
 # The first row that fits is taken, so small shapes stand before large ones.
 GEMM_TABLE: tuple[GemmRow, ...] = (
-    GemmRow("sm_90", "half", GemmTile(16, 64, 128, warps=4, stages=4), max_m=16),
-    GemmRow("sm_90", "half", GemmTile(64, 64, 64, warps=4, stages=4), max_m=64),
-    GemmRow("sm_90", "half", GemmTile(128, 64, 64, warps=4, stages=4), max_n=64),
-    GemmRow("sm_90", "half", GemmTile(128, 128, 64, warps=8, stages=4), max_n=512),
-    GemmRow("sm_90", "half", GemmTile(128, 256, 64, warps=8, stages=3)),
-    GemmRow("sm_90", "tf32", GemmTile(128, 128, 32, warps=8, stages=4)),
+    GemmRow("sm_90", "half", GemmTile(16, 64, 128, warps=4, stages=4), wide=True, max_m=16),
+    GemmRow("sm_90", "half", GemmTile(64, 64, 64, warps=4, stages=4), wide=True, max_m=64),
+    GemmRow("sm_90", "half", GemmTile(128, 64, 64, warps=4, stages=4, tma=True), max_n=64),
+    GemmRow("sm_90", "half", GemmTile(128, 128, 64, warps=8, stages=4, tma=True), max_n=512),
+    GemmRow("sm_90", "half", GemmTile(128, 256, 64, warps=8, stages=3, tma=True)),
+    GemmRow("sm_90", "half", GemmTile(128, 128, 64, warps=8, stages=4), wide=True),
+    GemmRow("sm_90", "half", GemmTile(64, 64, 32, warps=4, stages=2)),
+    GemmRow("sm_90", "tf32", GemmTile(128, 128, 32, warps=8, stages=4), wide=True),
+    GemmRow("sm_90", "tf32", GemmTile(64, 64, 32, warps=4, stages=3)),
     GemmRow("sm_90", "ieee", GemmTile(64, 64, 16, warps=4, stages=3)),
-    GemmRow("sm_100", "half", GemmTile(64, 64, 64, warps=4, stages=4), max_m=64),
-    GemmRow("sm_100", "half", GemmTile(128, 128, 64, warps=8, stages=4)),
-    GemmRow("sm_100", "tf32", GemmTile(128, 128, 32, warps=8, stages=4)),
+    GemmRow("sm_100", "half", GemmTile(64, 64, 64, warps=4, stages=4), wide=True, max_m=64),
+    GemmRow("sm_100", "half", GemmTile(128, 128, 64, warps=8, stages=4, tma=True)),
+    GemmRow("sm_100", "half", GemmTile(128, 128, 64, warps=8, stages=4), wide=True),
+    GemmRow("sm_100", "half", GemmTile(64, 64, 32, warps=4, stages=2)),
+    GemmRow("sm_100", "tf32", GemmTile(128, 128, 32, warps=8, stages=4), wide=True),
+    GemmRow("sm_100", "tf32", GemmTile(64, 64, 32, warps=4, stages=3)),
     GemmRow("sm_100", "ieee", GemmTile(64, 64, 16, warps=4, stages=3)),
-    GemmRow("sm_80", "half", GemmTile(16, 64, 64, warps=4, stages=4), max_m=16),
-    GemmRow("sm_80", "half", GemmTile(64, 64, 64, warps=4, stages=4), max_m=64),
-    GemmRow("sm_80", "half", GemmTile(128, 128, 32, warps=8, stages=4)),
-    GemmRow("sm_80", "tf32", GemmTile(64, 128, 32, warps=4, stages=3)),
+    GemmRow("sm_80", "half", GemmTile(16, 64, 64, warps=4, stages=4), wide=True, max_m=16),
+    GemmRow("sm_80", "half", GemmTile(64, 64, 64, warps=4, stages=4), wide=True, max_m=64),
+    GemmRow("sm_80", "half", GemmTile(128, 128, 32, warps=8, stages=4), wide=True),
+    GemmRow("sm_80", "half", GemmTile(64, 64, 32, warps=4, stages=2)),
+    GemmRow("sm_80", "tf32", GemmTile(64, 128, 32, warps=4, stages=3), wide=True),
+    GemmRow("sm_80", "tf32", GemmTile(64, 64, 32, warps=4, stages=3)),
     GemmRow("sm_80", "ieee", GemmTile(64, 64, 16, warps=4, stages=3)),
-    GemmRow("gfx9", "half", GemmTile(64, 64, 64, warps=4, stages=2), max_m=64),
-    GemmRow("gfx9", "half", GemmTile(128, 128, 64, warps=4, stages=2)),
+    GemmRow("gfx9", "half", GemmTile(64, 64, 64, warps=4, stages=2), wide=True, max_m=64),
+    GemmRow("gfx9", "half", GemmTile(128, 128, 64, warps=4, stages=2), wide=True),
+    GemmRow("gfx9", "half", GemmTile(64, 64, 32, warps=4, stages=2)),
     GemmRow("gfx9", "tf32", GemmTile(64, 64, 32, warps=4, stages=2)),
     GemmRow("gfx9", "ieee", GemmTile(64, 64, 16, warps=4, stages=2)),
     # The interpreter: small, so that tests see several tiles; three programs, so that each does several.
@@ -99,13 +123,19 @@ MIN_STEPS = 8  # a split does at least so many blocks of the reduction: its part
 
 
 def gemm_launch(
-    chip: Chip, kind: Kind, m: int, n: int, k: int, table: tuple[GemmRow, ...] = GEMM_TABLE
+    chip: Chip,
+    kind: Kind,
+    m: int,
+    n: int,
+    k: int,
+    operands: Operands = Operands(),
+    table: tuple[GemmRow, ...] = GEMM_TABLE,
 ) -> GemmLaunch:
-    """Choose a launch for [m, k] x [k, n]; only shapes decide, so equal calls sum in equal order.
+    """Choose a launch for [m, k] x [k, n]; only shapes and strides decide, so equal calls sum in equal order.
 
     Raises LookupError when the table has no row.
     """
-    row = next((r for r in table if _fits(r, chip, kind, m, n)), None)
+    row = next((row for row in table if _fits(row, chip, kind, m, n, operands)), None)
     if row is None:
         raise LookupError(
             f"kernels.launch: no row for {kind} products on {chip.name}. Add one to GEMM_TABLE."
@@ -124,11 +154,11 @@ def describe(launch: GemmLaunch) -> str:
     """One line for plans and logs, e.g. `triton 128x256x64, 8 warps, 3 stages, 132 programs` or `torch`."""
     if launch.backend == "torch":
         return "torch"
-    t = launch.tile
+    tile = launch.tile
+    copies = ", tma" if tile.tma else ""
     splits = f", reduction in {launch.splits}" if launch.splits > 1 else ""
-    return (
-        f"triton {t.bm}x{t.bn}x{t.bk}, {t.warps} warps, {t.stages} stages, {launch.programs} programs{splits}"
-    )
+    blocks = f"{tile.bm}x{tile.bn}x{tile.bk}, {tile.warps} warps, {tile.stages} stages{copies}"
+    return f"triton {blocks}, {launch.programs} programs{splits}"
 
 
 def current_chip(device: torch.device) -> Chip:
@@ -159,6 +189,7 @@ def chip_name(backend: str, arch: int | str) -> str:
     return "sm_90" if arch == 90 else "sm_80"
 
 
-def _fits(row: GemmRow, chip: Chip, kind: Kind, m: int, n: int) -> bool:
+def _fits(row: GemmRow, chip: Chip, kind: Kind, m: int, n: int, operands: Operands) -> bool:
     small = (row.max_m is None or m <= row.max_m) and (row.max_n is None or n <= row.max_n)
-    return row.chip == chip.name and row.kind == kind and small
+    loads = (operands.wide or not row.wide) and (operands.mapped or not row.tile.tma)
+    return row.chip == chip.name and row.kind == kind and small and loads

@@ -22,7 +22,10 @@ _SASS_LABEL = re.compile(r"^(\.L\w+):")
 _AMD = re.compile(r"^\s+([a-z]\w+)(.*)$")
 _AMD_LABEL = re.compile(r"^(\.L\w+):")
 # Operations of TTGIR that read global memory; AMD's dialect was renamed between Triton 3.6 and 3.9.
-_LOADS = re.compile(r"tt\.load|ttg\.async_copy_global_to_local|tt\.descriptor_load|amdg(pu)?\.buffer_load\w*")
+_LOADS = re.compile(
+    r"tt\.load|tt\.descriptor_load|ttg\.async_copy_global_to_local|ttng\.async_tma_copy_global_to_local"
+    r"|amdg(pu)?\.buffer_load\w*"
+)
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,15 @@ def loads_by_depth(ttgir: str, argument: str) -> dict[int, int]:
     for depth, line in _with_depth(ttgir):
         carried = re.findall(r"(%[\w#]+) = (%[\w#]+)", line.partition("iter_args(")[2])
         from_argument |= {name for name, start in carried if start.split("#")[0] in from_argument}
-        match = re.match(r"(%\w+)(?::\d+)? = \"?([\w.]+)\"?(.*)", line)
+        match = re.match(r"(?:(%\w+)(?::\d+)? = )?\"?([\w.]+)\"?(.*)", line)
         if not match:
             continue
         result, operation, rest = match.groups()
         operands = [name.split("#")[0] for name in re.findall(r"%[\w#]+", rest)]
         if _LOADS.fullmatch(operation):
             found[depth] += operands[0] in from_argument
-        elif "!tt.ptr" in rest.rpartition(":")[2] or operation == "tt.make_tensor_descriptor":
-            if from_argument.intersection(operands):
-                from_argument.add(result)
+        elif result and "!tt.ptr" in rest.rpartition(":")[2] and from_argument.intersection(operands):
+            from_argument.add(result)
     return {depth: n for depth, n in sorted(found.items()) if n}
 
 

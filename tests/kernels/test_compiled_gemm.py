@@ -20,6 +20,11 @@ def check(kernel, chip):
     assert kernel.shared <= SHARED[chip]
 
 
+def has_tma(kernel):
+    """Whether blocks come by hardware copies."""
+    return kernel.dot_loop.count("UTMALDG") == 2
+
+
 def check_product(kernel, chip, cores=True, wide=True):
     """Limits of the product itself: tensor cores at work, both operands loaded in blocks of 16 bytes, offsets
     int64.
@@ -37,8 +42,8 @@ def check_product(kernel, chip, cores=True, wide=True):
     assert kernel.loads["p_a"][2] == 1 and kernel.loads["p_b"][2] == 1  # tile loop, reduction loop
     if not wide:
         return
-    copies = [opcode for opcode in loop.counts if opcode.startswith("LDGSTS")]
-    assert copies and all("128" in opcode for opcode in copies), f"narrow loads: {copies}"
+    copies = [opcode for opcode in loop.counts if opcode.startswith(("LDGSTS", "UTMALDG"))]
+    assert copies and all("128" in x or "UTMALDG" in x for x in copies), f"narrow loads: {copies}"
     assert loop.count("LDG.") == 0
 
 
@@ -50,6 +55,7 @@ def test_layer(compiled, chip):
     dx, dw, *rest = compiled(f"{CASES}:backward", chip, ("p_a", "p_b"), **sizes)
     check_product(dx, chip)
     check_product(dw, chip)
+    assert [has_tma(k) for k in (kernel, dx, dw)] == [chip in ("sm_90", "sm_100")] * 3
     assert [k.name for k in rest] in ([], ["add_parts_kernel"])
     for kernel in rest:
         check(kernel, chip)
@@ -89,6 +95,14 @@ def test_features_that_fill_no_block(compiled, chip, rows):
     sizes = {"m": 4000, "n": 1024, "k": 80, "dtype": "float16", "rows": rows}
     (kernel,) = compiled(f"{CASES}:forward", chip, ("p_a", "p_b"), **sizes)
     check_product(kernel, chip)
+
+
+def test_features_that_tensor_maps_cannot_take(compiled):
+    """39 features: rows start at odd multiples of 2 bytes, so loads are narrow; it must fit all the same."""
+    sizes = {"m": 4000, "n": 1024, "k": 39, "dtype": "float16"}
+    (kernel,) = compiled(f"{CASES}:forward", "sm_90", ("p_a", "p_b"), **sizes)
+    check(kernel, "sm_90")
+    assert not has_tma(kernel)
 
 
 @pytest.mark.parametrize(

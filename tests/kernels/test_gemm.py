@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kernels import gemm
 from kernels.activations import ACTIVATIONS, activation_backward
 from kernels.gemm import matmul, matmul_dw, matmul_dx
 from kernels.launch import GemmLaunch, GemmTile
@@ -184,6 +185,54 @@ def test_any_grid_covers_every_tile_once(programs, group):
     with concurrent(races=True):  # two programs that write one tile would race
         out = matmul(a, b, out=poisoned(70, 50, dtype=torch.float32), launch=launch)
     assert_product(out, a, b)
+
+
+@pytest.fixture
+def descriptors(monkeypatch):
+    """The tensor descriptors that were made, as (shape, block) pairs."""
+    made = []
+
+    def spy(x, rows, columns):
+        descriptor = original(x, rows, columns)
+        made.append((list(descriptor.shape), list(descriptor.block_shape)))
+        return descriptor
+
+    original = gemm._descriptor
+    monkeypatch.setattr(gemm, "_descriptor", spy)
+    return made
+
+
+@pytest.mark.parametrize("splits", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tensor_descriptors(descriptors, dtype, splits):
+    """Operands packed along rows and along columns, whose last blocks are partial; and a weight's
+    gradient.
+    """
+    launch = GemmLaunch(GemmTile(16, 32, 16, group=2, tma=True), splits, 3)
+    a, b = operands(40, 72, 56, dtype)
+    assert_product(matmul(a, b, out=poisoned(40, 72, dtype=dtype), launch=launch), a, b)
+    assert descriptors == [([40, 56], [16, 16]), ([56, 72], [16, 32])]
+    weight = b.T.contiguous()
+    assert_product(matmul(a, weight.T, launch=launch), a, b)
+    assert descriptors[2:] == [([40, 56], [16, 16]), ([72, 56], [32, 16])]
+    assert_product(matmul_dw(a, a @ b, launch=launch), a.T, a @ b)
+    assert descriptors[4:] == [([40, 56], [16, 16]), ([40, 72], [16, 32])]
+
+
+def test_operands_that_descriptors_cannot_take(descriptors):
+    """Odd strides, an unaligned start, gathered rows, nothing to sum: the same product by pointers."""
+    launch = GemmLaunch(GemmTile(16, 32, 16, tma=True), 1, 3)
+    for a, b in [
+        operands(20, 40, 31, torch.float16),  # a row is 62 bytes
+        (torch.randn(20, 64)[:, 1:33], torch.randn(32, 40)),  # starts 4 bytes late
+        (torch.randn(20, 64)[:, ::2], torch.randn(32, 40)),  # not packed
+        (torch.randn(20, 0), torch.randn(0, 40)),
+    ]:
+        assert_product(matmul(a, b, launch=launch), a, b)
+    a, b = operands(20, 40, 32, torch.float32)
+    rows = torch.randint(0, 20, (9,))
+    assert_product(matmul(a, b, rows=rows, launch=launch), a[rows], b)
+    assert descriptors == []
 
 
 def test_offsets_beyond_2_to_the_31():

@@ -17,6 +17,7 @@ from kernels.launch import (
     GemmLaunch,
     GemmRow,
     GemmTile,
+    Operands,
     chip_name,
     current_chip,
     describe,
@@ -35,8 +36,10 @@ def test_every_shape_has_a_launch_that_covers_it(name, kind):
     for _ in range(500):
         m, n, k = (int(2 ** choose.uniform(0, 15)) for _ in range(3))
         k = choose.choice([0, k])
-        launch = gemm_launch(chip, kind, m, n, k)
+        operands = Operands(wide=choose.random() < 0.5, mapped=choose.random() < 0.5)
+        launch = gemm_launch(chip, kind, m, n, k, operands)
         tile = launch.tile
+        assert operands.mapped or not tile.tma
         tiles = -(-m // tile.bm) * -(-n // tile.bn)
         steps = -(-k // tile.bk)
         per_part = -(-steps // launch.splits)
@@ -50,7 +53,8 @@ def test_every_row_can_be_reached():
     """A row behind one that takes all its shapes would be dead."""
     for i, row in enumerate(GEMM_TABLE):
         m, n = row.max_m or 20000, row.max_n or 20000
-        tile = gemm_launch(Chip(row.chip, UNITS[row.chip]), row.kind, m, n, 1024).tile
+        operands = Operands(wide=row.wide, mapped=row.tile.tma)
+        tile = gemm_launch(Chip(row.chip, UNITS[row.chip]), row.kind, m, n, 1024, operands).tile
         assert tile is row.tile, f"row {i}: {row}"
 
 
@@ -88,7 +92,7 @@ def test_interpreter_is_the_chip_here():
 
 def test_description():
     launch = gemm_launch(Chip("sm_90", 132), "half", 16384, 1024, 1024)
-    assert describe(launch) == "triton 128x256x64, 8 warps, 3 stages, 132 programs"
+    assert describe(launch) == "triton 128x256x64, 8 warps, 3 stages, tma, 132 programs"
     launch = gemm_launch(Chip("sm_90", 132), "half", 16, 256, 4096)
     assert describe(launch) == "triton 16x64x128, 4 warps, 4 stages, 16 programs, reduction in 4"
 
@@ -96,9 +100,9 @@ def test_description():
 def test_a_table_may_name_torch():
     """Then torch runs, with the same meaning, and the description says so."""
     table = (GemmRow("interpreter", "half", GemmTile(16, 16, 16), backend="torch", max_m=9), *GEMM_TABLE)
-    launch = gemm_launch(INTERPRETER, "half", 9, 20, 30, table)
+    launch = gemm_launch(INTERPRETER, "half", 9, 20, 30, table=table)
     assert describe(launch) == "torch"
-    assert describe(gemm_launch(INTERPRETER, "half", 10, 20, 30, table)).startswith("triton")
+    assert describe(gemm_launch(INTERPRETER, "half", 10, 20, 30, table=table)).startswith("triton")
     torch.manual_seed(0)
     table_of_rows, b = torch.randn(5, 30).half(), torch.randn(30, 20).half()
     rows, bias = torch.randint(0, 5, (9,)), torch.randn(20).half()
