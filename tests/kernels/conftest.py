@@ -16,7 +16,8 @@ from tests.kernels.compiled import Compiler
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("markexpr") == "gpu":
+    marks = config.getoption("markexpr")
+    if "gpu" in marks and "not gpu" not in marks:
         return
     if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
         raise pytest.UsageError(
