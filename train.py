@@ -14,6 +14,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -33,7 +34,7 @@ def compose(cfg: DictConfig) -> float | None:
     chosen = HydraConfig.get()
     groups = ("model", "cell", "data")
     cfg.choices = {group: name for group in groups if (name := chosen.runtime.choices[group])}
-    if chosen.mode.name == "MULTIRUN" and cfg.run_dir is None:
+    if chosen.mode == RunMode.MULTIRUN and cfg.run_dir is None:
         cfg.run_dir = str(RUNS / f"{STAMP}_sweep" / str(chosen.job.num))
     try:
         return start(cfg)

@@ -15,9 +15,9 @@ import io
 import os
 import pickle
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -103,12 +103,24 @@ def _sync_folder(folder: Path) -> None:
 # ---- weights
 
 
-def weights_of(net: nn.Module) -> dict[str, Tensor]:
+class Weighted(Protocol):
+    """A network whose weights have canonical names: views into its parameters."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """Name -> view."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that hold them."""
+        ...
+
+
+def weights_of(net: Weighted) -> dict[str, Tensor]:
     """Copies of a network's weights on the CPU, by canonical name."""
     return {name: view.detach().cpu().clone() for name, view in net.weights().items()}
 
 
-def put_weights(net: nn.Module, saved: Mapping[str, Tensor], place: str) -> None:
+def put_weights(net: Weighted, saved: Mapping[str, Tensor], place: str) -> None:
     """Write saved weights into a network of the same graph.
 
     Raises ConfigError naming the first weight that differs, in name or shape; the network is untouched then.
@@ -142,7 +154,7 @@ def _other(names: Mapping[str, Tensor]) -> str:
 # ---- optimizer
 
 
-def optimizer_state(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+def optimizer_state(net: Weighted, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
     """The optimizer's state by weight name: moments in the weight's shape, numbers as they are."""
     found: dict[str, dict[str, Any]] = {}
     for name, (param, view) in _owners(net).items():
@@ -154,7 +166,7 @@ def optimizer_state(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
 
 
 def put_optimizer_state(
-    net: nn.Module, optimizer: torch.optim.Optimizer, saved: Mapping[str, Mapping]
+    net: Weighted, optimizer: torch.optim.Optimizer, saved: Mapping[str, Mapping]
 ) -> None:
     """Put `optimizer_state` of an equal graph back, whatever the two networks' packing."""
     optimizer.state.clear()
@@ -169,7 +181,7 @@ def put_optimizer_state(
                 state[key] = _plain(value)
 
 
-def _owners(net: nn.Module) -> dict[str, tuple[nn.Parameter, Tensor]]:
+def _owners(net: Weighted) -> dict[str, tuple[nn.Parameter, Tensor]]:
     """For every weight the parameter that holds it, and its view into that parameter."""
     holders: dict[int, list[nn.Parameter]] = {}
     for param in net.parameters():
@@ -184,7 +196,7 @@ def _covers(param: Tensor, view: Tensor) -> bool:
     """True when the elements of `view` lie among those of `param` (both in one storage)."""
 
     def last(x: Tensor) -> int:
-        return x.storage_offset() + sum((n - 1) * s for n, s in zip(x.size(), x.stride(), strict=True))
+        return int(x.storage_offset() + sum((n - 1) * s for n, s in zip(x.size(), x.stride(), strict=True)))
 
     return param.storage_offset() <= view.storage_offset() and last(view) <= last(param)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from framework.errors import ConfigError
@@ -62,7 +62,7 @@ def with_own_files(arguments: Iterable[str]) -> list[str]:
 
 
 def checked(place: str, schema: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with the types of a dataclass, e.g. "3" as 3; without the fields the schema has as MISSING.
+    """`values` with the types of a dataclass, e.g. "3" as 3, and its defaults for what is not given.
 
     Raises ConfigError naming `place`.key for an unknown key or a value of another type.
     """
@@ -74,7 +74,17 @@ def checked(place: str, schema: type, values: Mapping[str, Any]) -> dict[str, An
         merged = OmegaConf.merge(OmegaConf.structured(schema), dict(values))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{place}.{getattr(error, 'full_key', '') or ''}", *value_error(error)) from error
-    return {key: value for key, value in OmegaConf.to_container(merged).items() if value != MISSING}
+    return _plain(merged)
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+    """A config as an ordinary dict; raises ConfigError for a value that was never given."""
+    try:
+        values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(getattr(error, "full_key", "")), *value_error(error)) from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 # ---- a run's config
@@ -88,8 +98,7 @@ def checked_run(cfg: DictConfig) -> dict[str, Any]:
     for key in cfg:
         if key not in {each.name for each in dataclasses.fields(Config)}:
             raise ConfigError(str(key), "there is no such option", near(str(key), top_level()))
-    values = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    assert isinstance(values, dict)
+    values = _plain(cfg)
     optimizer, task, logger, train = (values.pop(key) for key in ("optimizer", "task", "logger", "train"))
     values.pop("resume")
     name = optimizer.get("name")
@@ -138,7 +147,6 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
             "Set one of train.epochs, train.max_steps, train.max_minutes, train.patience.",
         )
     for place, value, known in (
-        ("train.autocast", train["autocast"], ("none", "bf16")),
         ("train.schedule", train["schedule"], ("constant", "plateau", "cosine")),
         ("logger.mode", values["logger"]["mode"], ("none", "auto", "online", "offline")),
     ):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from framework.data import Dataset
+from framework.data import Dataset, Split
 from framework.evaluate import batch_to, forward
+from framework.network import Network
 
 
-def confusion(net: nn.Module, dataset: Dataset, split: str, *, device: str = "cpu") -> Tensor:
+def confusion(net: Network, dataset: Dataset, split: Split, *, device: str = "cpu") -> Tensor:
     """Scored frames by true class (row) and answered class (column), [classes, classes] int64.
 
     With a fold the classes are the scored ones; frames that it leaves out do not count.
@@ -40,7 +40,7 @@ def confusion_labels(dataset: Dataset) -> tuple[str, ...]:
     return dataset.labels if dataset.fold_labels is None else dataset.fold_labels
 
 
-def most_confused(counts: Tensor, labels: Sequence[str], number: int = 10) -> list[str]:
+def most_confused(counts: Tensor, labels: tuple[str, ...], number: int = 10) -> list[str]:
     """The pairs confused most often, as lines `z  taken for  s     120 frames, 14.2 % of z`."""
     wrong = counts.clone().fill_diagonal_(0)
     frames, places = wrong.flatten().topk(min(number, wrong.numel()))
@@ -54,7 +54,7 @@ def most_confused(counts: Tensor, labels: Sequence[str], number: int = 10) -> li
     return lines
 
 
-def draw_confusion(counts: Tensor, labels: Sequence[str], path: Path, title: str) -> None:
+def draw_confusion(counts: Tensor, labels: tuple[str, ...], path: Path, title: str) -> None:
     """Draw the matrix, every row scaled to its sum (so the diagonal is the recall), into a PNG."""
     from matplotlib.figure import Figure  # lazily: it takes a second to load
 

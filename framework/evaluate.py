@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 
 import torch
-from framework.state import State
-from torch import Tensor, nn
+from torch import Tensor
 
-from framework.data import Batch, Dataset
+from framework.data import Batch, Dataset, Split
 from framework.errors import ConfigError
+from framework.network import Network
+from framework.state import State
 from framework.task import Task
 
 
-def forward(
-    net: nn.Module, batch: Batch, state: State | None, device: str, autocast: str = "none"
-) -> tuple[Tensor, State]:
+def forward(net: Network, batch: Batch, state: State | None, device: str) -> tuple[Tensor, State]:
     """The network's output for a batch, [T, B, classes], and its last state.
 
     Of several outputs the one called `logits` is taken.
@@ -25,19 +23,17 @@ def forward(
     # Where no lane is padded the network need not mask. Asked here, since on the device it would wait.
     full = int(batch.lengths.min()) == len(batch.x)
     batch = batch_to(batch, device)
-    with cast(device, autocast):
-        y, state = net(batch.x, state=state, lengths=None if full else batch.lengths, resets=batch.resets)
-    return (y["logits"] if isinstance(y, dict) else y), state
+    y, last = net(batch.x, state=state, lengths=None if full else batch.lengths, resets=batch.resets)
+    return (y["logits"] if isinstance(y, dict) else y), last
 
 
 def evaluate(
-    net: nn.Module,
+    net: Network,
     dataset: Dataset,
     task: Task,
-    split: str,
+    split: Split,
     *,
     device: str = "cpu",
-    autocast: str = "none",
     limit: int = 0,
 ) -> dict[str, float]:
     """The task's metrics over a split (its first `limit` batches, 0: all); streams carry their state."""
@@ -48,7 +44,7 @@ def evaluate(
     state = None
     with torch.no_grad():
         for batch in itertools.islice(dataset.batches(split, 0), limit or None):
-            y, last = forward(net, batch, state, device, autocast)
+            y, last = forward(net, batch, state, device)
             state = last if dataset.carry else None
             add(sums, task.measure(y, batch_to(batch, device)))
     net.train(training)
@@ -74,10 +70,3 @@ def batch_to(batch: Batch, device: str) -> Batch:
         if isinstance(value, Tensor)
     }
     return dataclasses.replace(batch, **moved)
-
-
-def cast(device: str, autocast: str) -> contextlib.AbstractContextManager:
-    """The autocast context for "none" or "bf16" (fp16 would need its loss scaled)."""
-    if autocast == "none":
-        return contextlib.nullcontext()
-    return torch.autocast(torch.device(device).type, torch.bfloat16)

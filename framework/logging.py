@@ -116,7 +116,8 @@ class WandbLog:
 
     def write(self, record: Record) -> None:
         """Send the numbers of a record, named `<kind>/<key>`; texts go to the run's summary."""
-        if self.run is None:
+        run = self.run
+        if run is None:
             return
         kind = record["kind"]
         step = record.get("step", 0)
@@ -124,7 +125,7 @@ class WandbLog:
             f"{kind}/{k}": v for k, v in _flat(record).items() if isinstance(v, int | float) and k != "step"
         }
         texts = {f"{kind}/{k}": v for k, v in _flat(record).items() if isinstance(v, str) and k != "kind"}
-        self._call("log", lambda: (self.run.log({**numbers, "step": step}), self.run.summary.update(texts)))
+        self._call("log", lambda: (run.log({**numbers, "step": step}), run.summary.update(texts)))
 
     def close(self) -> None:
         """Finish the run; waits a limited time."""
@@ -160,7 +161,7 @@ def start_wandb(
         warn(f"wandb is not to be had ({error}): only metrics.jsonl is written.")
         return None
 
-    def begin(mode: str) -> Any:
+    def begin(mode: Any) -> Any:
         settings = wandb.Settings(
             silent=True,
             console="off",

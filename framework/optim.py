@@ -76,7 +76,7 @@ class Schedule:
                 "cosine needs to know how many updates there will be",
                 "Set train.epochs or train.max_steps.",
             )
-        self.kind, self.lr, self.warmup, self.total = kind, lr, warmup, total
+        self.kind, self.lr, self.warmup, self.total = kind, lr, warmup, total or 0
         self.factor, self.patience, self.min_lr, self.better = factor, patience, min_lr, better
         self.scale, self.waited, self.best = 1.0, 0, None
 

@@ -78,7 +78,6 @@ class TrainConfig:
     save_minutes: float = 5.0
     progress_seconds: float = 10.0
     device: str = "auto"
-    autocast: str = "none"
     threads: int = 0
 
 

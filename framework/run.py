@@ -143,9 +143,7 @@ def _test(trainer: Trainer, logs: Logs, why: str) -> dict[str, float]:
     best = trainer.folder / "best.pt"
     if best.exists():
         checkpoint.put_weights(trainer.net, checkpoint.load(best)[0]["weights"], str(best))
-    test = evaluate(
-        trainer.net, trainer.dataset, trainer.task, "test", device=trainer.device, autocast=trainer.autocast
-    )
+    test = evaluate(trainer.net, trainer.dataset, trainer.task, "test", device=trainer.device)
     logs.write(
         {
             "kind": "end",

@@ -5,38 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from framework.state import State
-from torch import Tensor, nn
+from torch import Tensor
 
 from framework.errors import ConfigError
+from framework.network import Network
+from framework.state import State
 
 
 class FrameByFrame:
-    """A network that is fed one frame after another. `logits` are those after the last frame, [classes].
+    """A network that is fed one frame after another, the state carried.
 
     Raises ConfigError for a network that looks ahead: it cannot say anything before the future is known.
     """
 
-    def __init__(self, net: nn.Module, device: str = "cpu"):
+    def __init__(self, net: Network, device: str = "cpu"):
         if net.plan.looks_ahead:
             raise ConfigError(
                 "checkpoint", "this model reads later frames", "Train one that runs forward only."
             )
         self.net, self.device = net.eval(), device
         self.state: State | None = None
-        self.logits: Tensor | None = None
 
     @torch.no_grad()
     def feed(self, index: int) -> Tensor:
         """One frame in; returns the logits after it, [classes]."""
         frame = torch.tensor([[index]], device=self.device)  # [T=1, B=1]
         y, self.state = self.net(frame, state=self.state)
-        self.logits = (y["logits"] if isinstance(y, dict) else y)[0, 0]
-        return self.logits
+        return (y["logits"] if isinstance(y, dict) else y)[0, 0]
 
 
 def generate(
-    net: nn.Module,
+    net: Network,
     prompt: Tensor,
     length: int,
     *,
@@ -70,7 +69,7 @@ def draw(logits: Tensor, temperature: float, source: torch.Generator) -> int:
     return int(torch.multinomial(chances, 1, generator=source))
 
 
-def difference(net: nn.Module, indices: Tensor, device: str = "cpu") -> tuple[float, float]:
+def difference(net: Network, indices: Tensor, device: str = "cpu") -> tuple[float, float]:
     """How far frame-by-frame logits are from those of the whole sequence at once, for indices [T].
 
     Returns the largest difference and the largest logit, both absolute: rounding keeps their ratio near 1e-6.

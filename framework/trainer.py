@@ -56,7 +56,7 @@ class Trainer:
     of the whole gradient (0: none). accumulate: batches per update, weighted by their scored frames, so that
     the update equals one large batch. patience: evaluations without a better metric before the run stops
     (0: never). eval_steps: updates between evaluations (0: at the end of each epoch); eval_batches: batches
-    of dev looked at (0: all). autocast: "none" or "bf16". extra: what checkpoints also carry (config, plan).
+    of dev looked at (0: all). extra: what checkpoints also carry (config, plan).
     """
 
     def __init__(
@@ -79,7 +79,6 @@ class Trainer:
         log_steps: int = 10,
         save_minutes: float = 10.0,
         device: str = "cpu",
-        autocast: str = "none",
         extra: dict[str, str] | None = None,
     ):
         self.net, self.dataset, self.task = net, dataset, task
@@ -87,7 +86,7 @@ class Trainer:
         self.epochs, self.max_steps, self.max_minutes = epochs, max_steps, max_minutes
         self.clip, self.accumulate, self.patience = clip, accumulate, patience
         self.eval_steps, self.eval_batches, self.log_steps = eval_steps, eval_batches, log_steps
-        self.save_minutes, self.device, self.autocast = save_minutes, device, autocast
+        self.save_minutes, self.device = save_minutes, device
         self.extra = extra or {}
         self.at = Position()
         self.logs: Logs  # given to fit
@@ -140,7 +139,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         sums = []
         for batch in batches:
-            y, state = forward(self.net, batch, self.state, self.device, self.autocast)
+            y, state = forward(self.net, batch, self.state, self.device)
             sums.append(self.task.measure(y, batch_to(batch, self.device)))
             part = sums[-1]["loss"] / scored
             part.backward()
@@ -172,7 +171,6 @@ class Trainer:
             self.task,
             "dev",
             device=self.device,
-            autocast=self.autocast,
             limit=self.eval_batches,
         )
         value, at = metrics[self.task.metric], self.at
@@ -258,7 +256,7 @@ class Trainer:
                 "schedule": self.schedule.state(),
                 "position": dataclasses.asdict(self.at),
                 "sums": {key: value.cpu() for key, value in self.sums.items()},
-                "state": self.state and {name: value.cpu() for name, value in self.state.tensors().items()},
+                "state": None if self.state is None else self.state.tensors(),
                 "random": checkpoint.random_state(),
                 "log_bytes": self.logs.position(),
             },
@@ -273,8 +271,8 @@ class Trainer:
         self.schedule.load(content["schedule"])
         self.at = Position(**content["position"])
         self.sums = {key: value.to(self.device) for key, value in content["sums"].items()}
-        state = content["state"]
-        self.state = state and self.net.load_state({k: value.to(self.device) for k, value in state.items()})
+        if (state := content["state"]) is not None:
+            self.state = self.net.load_state({key: value.to(self.device) for key, value in state.items()})
         checkpoint.put_random_state(content["random"])
 
     def _save_is_due(self) -> bool:

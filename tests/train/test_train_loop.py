@@ -64,9 +64,9 @@ GRAPH = {
 }
 
 
-def make_trainer(folder, dataset, lr=0.05, optimizer="sgd", schedule=None, **options):
+def make_trainer(folder, dataset, lr=0.05, optimizer="sgd", schedule=None, graph=GRAPH, **options):
     torch.manual_seed(3)
-    net = Network(load_graph(GRAPH))
+    net = Network(load_graph(graph))
     task = make_task("auto", dataset)
     folder.mkdir(exist_ok=True)
     options = {"clip": 0.0, "log_steps": 1, "save_minutes": 0.0} | options
@@ -293,3 +293,20 @@ def test_a_resumed_trainer_repeats_an_unbroken_one(tmp_path, stop):
     assert losses(rest) == [each for each in losses(expected) if each[1] > stop]
     for name, view in whole.net.weights().items():
         assert torch.equal(second.net.weights()[name], view)
+
+
+def test_streams_without_any_state_are_saved_and_resumed(tmp_path):
+    """A network without memory carries an empty state: neither None nor something a checkpoint cannot hold."""
+    from framework.checkpoint import load
+
+    resets = torch.zeros(6, 2, dtype=torch.bool)
+    data = Lists([make_batch(s, resets=resets) for s in range(3)], carry=True)
+    graph = {"inputs": {"x": {"size": 3}}, "nodes": {"y": {"size": 4, "is": "full(x)"}}, "outputs": ["y"]}
+    trainer = make_trainer(tmp_path / "a", data, graph=graph, epochs=0, max_steps=2)
+    fit(trainer)
+    content = load(trainer.folder / "last.pt")[0]
+    assert content["state"] == {}
+    again = make_trainer(tmp_path / "b", data, graph=graph, epochs=0, max_steps=3)
+    again.load(content, "last.pt")
+    fit(again)
+    assert again.at.step == 3

@@ -156,11 +156,11 @@ def test_the_confusion_matrix_counts_scored_frames(tmp_path):
 
 def test_the_most_confused_pairs():
     counts = torch.tensor([[9, 1, 0], [5, 5, 0], [0, 2, 8]])
-    assert most_confused(counts, ["s", "z", " "], 2) == [
+    assert most_confused(counts, ("s", "z", " "), 2) == [
         "     z taken for s            5 frames,  50.0% of z",
         "   ' ' taken for z            2 frames,  20.0% of ' '",
     ]
-    assert most_confused(torch.eye(2, dtype=torch.int64), ["a", "b"]) == []
+    assert most_confused(torch.eye(2, dtype=torch.int64), ("a", "b")) == []
 
 
 def character_net(nodes, vocab=7):

@@ -122,7 +122,7 @@ def test_resuming_takes_only_what_a_run_can_change(cli, tmp_path):
         "train.epoch=3": "train.epoch: there is no such option",
         "data.foo=3": "data.foo: data=adding has no such option",
         "train.epochs=many": "train.epochs: 'many' is not a whole number",
-        "model.params.classes=2": "model.outputs",
+        "cell=gru": "cell: a resumed run keeps it",
         "--help": "--help: a resumed run takes only KEY=VALUE",
     }.items():
         code, _, err = cli("resume=a", "train.max_steps=5", change)
