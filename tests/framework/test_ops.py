@@ -118,3 +118,40 @@ def test_gradcheck(name: str, form: str):
 
     given = [batch.inputs[n][:, :2].detach().clone().requires_grad_() for n in "xy"]
     torch.autograd.gradcheck(forward, (*given, *parameters), eps=1e-6, atol=1e-6, rtol=1e-5)
+
+
+# Functions with a corner -> (where, torch's slope there).
+CORNERS = {
+    "relu": (torch.relu, 0.0, 0.0),
+    "abs": (torch.abs, 0.0, 0.0),
+    "sign": (torch.sign, 0.0, 0.0),
+    "elu": (torch.nn.functional.elu, 0.0, 1.0),
+    "hard_tanh": (torch.nn.functional.hardtanh, 1.0, 0.0),
+    "hard_sigmoid": (torch.nn.functional.hardsigmoid, 3.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("read", ["x", "x + 0.5 * h[t-1]"], ids=["outside", "inside"])
+@pytest.mark.parametrize("name", CORNERS)
+def test_slope_at_the_corner_is_torchs(name: str, read: str):
+    """The same inside and outside of a loop, where other code computes it: inputs do hold exact zeros."""
+    function, corner, slope = CORNERS[name]
+    net = Network(
+        {"inputs": {"x": {"size": 2}}, "nodes": {"h": {"size": 2, "is": f"{name}({read})"}}, "outputs": ["h"]}
+    )
+    for sign in (1, -1) if name.startswith("hard") else (1,):
+        x = torch.full((1, 3, 2), sign * corner, requires_grad=True)
+        y, _ = net(x)
+        y.sum().backward()
+        torch.testing.assert_close(y.detach(), function(x.detach()))
+        assert (torch.zeros_like(x) if x.grad is None else x.grad).eq(slope).all(), x.grad
+
+
+@pytest.mark.parametrize("name", ["minimum", "maximum"])
+@pytest.mark.parametrize("read", ["x", "x + 0.5 * h[t-1]"], ids=["outside", "inside"])
+def test_equal_arguments_share_the_gradient(name: str, read: str):
+    nodes = {"h": {"size": 2, "is": f"{name}({read}, z)"}}
+    net = Network({"inputs": {"x": {"size": 2}, "z": {"size": 2}}, "nodes": nodes, "outputs": ["h"]})
+    x, z = (torch.ones(1, 3, 2, requires_grad=True) for _ in range(2))
+    net({"x": x, "z": z})[0].sum().backward()
+    assert (x.grad == 0.5).all() and (z.grad == 0.5).all()
