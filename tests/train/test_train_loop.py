@@ -296,7 +296,7 @@ def test_a_resumed_trainer_repeats_an_unbroken_one(tmp_path, stop):
 
 
 def test_streams_without_any_state_are_saved_and_resumed(tmp_path):
-    """A network without memory carries an empty state: neither None nor something a checkpoint cannot hold."""
+    """A network without memory carries an empty state: a checkpoint must hold it."""
     from framework.checkpoint import load
 
     resets = torch.zeros(6, 2, dtype=torch.bool)
