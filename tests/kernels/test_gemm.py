@@ -100,6 +100,22 @@ def test_strided_views(dtype):
         assert_product(matmul(a, b, out=out), a, b)
 
 
+@pytest.mark.parametrize("tma", [False, True])
+def test_nothing_around_the_operands_is_used(tma):
+    """Operands in the middle of buffers full of NaN, sizes that fill no block."""
+
+    def inside(x):
+        buffer = poisoned(x.shape[0] + 40, x.shape[1] + 48, dtype=x.dtype)
+        buffer[8 : 8 + x.shape[0], 8 : 8 + x.shape[1]] = x
+        return buffer[8 : 8 + x.shape[0], 8 : 8 + x.shape[1]]
+
+    a, b = operands(21, 40, 56, torch.float32)
+    launch = GemmLaunch(GemmTile(16, 32, 32, tma=tma), 1, 3)
+    assert_product(matmul(inside(a), inside(b), launch=launch), a, b)
+    assert_product(matmul_dw(inside(a), inside(a @ b), launch=launch), a.T, a @ b)
+    assert_as_exact_as(column_sum(inside(a)), a.sum(0), a.double().sum(0), a.abs().sum(0))
+
+
 @pytest.mark.parametrize("index", [torch.int32, torch.int64])
 def test_rows(index):
     table, b = operands(11, 37, 45, torch.float32)
