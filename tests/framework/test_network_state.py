@@ -76,6 +76,16 @@ def test_chunked_equals_whole_with_gradients_through_the_state(cuts: list[int], 
 
 
 @pytest.mark.parametrize("source", [FORWARD, BOTH], ids=["forward", "both"])
+def test_many_steps(source: dict[str, Any]):
+    """More steps than a runner prepares at once (64), and no multiple of it."""
+    net, weights = network(source)
+    batch = Batch(random_batch(net.graph, 3, steps=141, lanes=2).inputs, torch.tensor([141, 70]))
+    got, want = run_network(net, [batch]), run_oracle(net.graph, weights, [batch])
+    assert_same(got, want, source)
+    assert_same_state(got.state, want.state, source)
+
+
+@pytest.mark.parametrize("source", [FORWARD, BOTH], ids=["forward", "both"])
 def test_two_chunks_equal_the_oracles_two_chunks(source: dict[str, Any]):
     """Also with look-ahead, where a chunk is no part of a whole: the state still means the same."""
     net, weights = network(source)
