@@ -96,7 +96,7 @@ class _Cell:
     uses: Mapping[int, int]
     b: Builder = field(default_factory=Builder)
     local: dict[int, int] = field(default_factory=dict)
-    ext: list[int] = field(default_factory=list)
+    ext: dict[int, int] = field(default_factory=dict)  # op of the program -> its number
     # target number -> (sum's coefficients are 1) hoisted addends and constant; columns come later
     addends: list[tuple[tuple[tuple[int, float], ...], float, int]] = field(default_factory=list)
 
@@ -105,9 +105,7 @@ class _Cell:
         op = self.program.ops[at]
         if op.kind in CONSTANT:
             return self.b.add(op)
-        if at not in self.ext:
-            self.ext.append(at)
-        return self.b.add(Op("ext", size=op.size, lo=self.ext.index(at)))
+        return self.b.add(Op("ext", size=op.size, lo=self.ext.setdefault(at, len(self.ext))))
 
     def arg(self, at: int) -> int:
         return self.local[at] if at in self.inside else self.leaf(at)
@@ -127,7 +125,7 @@ class _Cell:
         if op.kind == "prod" and self.hoist:
             outer = [a for a in op.args if self.bulky(a)]
             if len(outer) > 1:
-                inner = [self.arg(a) for a in op.args if a not in outer]
+                inner = [self.arg(a) for a in op.args if not self.bulky(a)]
                 return self.b.prod(*inner, self.leaf(self.program.prod(*outer)))
         if op.kind == "full":
             if self.uses[at] == 1 and at in self.direct:
@@ -150,14 +148,14 @@ class _Cell:
 
     def sum(self, at: int, op: Op) -> int:
         terms = list(zip(op.args, op.coefs, strict=True))
-        fulls = [a for a, _ in terms if a in self.direct and self.local.get(a) == -1]
+        fulls = {a for a, _ in terms if a in self.direct and self.local.get(a) == -1}
         outer = [(a, c) for a, c in terms if self.hoist and a not in self.inside]
         bulky = [(a, c) for a, c in outer if self.bulky(a)]
         products = any(self.program.ops[a].kind in MATRICES for a, _ in bulky)
         if not fulls and not products:
             if len(bulky) > 1:
                 summed = self.program.sum(*outer, const=op.value)
-                rest = [(self.arg(a), c) for a, c in terms if (a, c) not in outer]
+                rest = [(self.arg(a), c) for a, c in terms if a in self.inside]
                 return self.total([*rest, (self.leaf(summed), 1.0)], 0.0, op.size)
             return self.total([(self.arg(a), c) for a, c in terms], op.value, op.size)
         start = self.pre(op.size, outer if self.hoist else (), op.value)
@@ -166,7 +164,7 @@ class _Cell:
             if a in fulls:
                 full = self.program.ops[a]
                 out.append((self.b.add(Op("full", (self.arg(full.args[0]),), full.size, full.name)), 1.0))
-            elif (a, c) not in outer:
+            elif not self.hoist or a in self.inside:
                 out.append((self.arg(a), c))
         return self.total(out, 0.0, op.size)
 
@@ -208,11 +206,10 @@ def make_component(
                 for a, coef in zip(op.args, op.coefs, strict=True)
                 if a in inside and coef == 1.0 and program.ops[a].kind == "full" and uses[a] == 1
             }
-    edges = [list(op.args) for op in program.ops]
-    for i in topological(members, edges):
+    for i in topological(members, {i: program.ops[i].args for i in members}):
         c.local[i] = c.translate(i)
     local_roots = {n: c.local[roots[n]] for n in nodes if roots[n] in inside}
-    cell, phase = c.b.ops, _phases(c.b.ops)
+    cell, phase = c.b.ops, phases_of(c.b.ops)
     targets, runs, cell, width = _columns(c, cell, phase)
     outputs = tuple((i, c.local[i]) for i in sorted(wanted & inside))
     states: dict[str, int] = {}
@@ -226,7 +223,7 @@ def make_component(
     )  # fmt: skip
 
 
-def _phases(cell: Sequence[Op]) -> list[int]:
+def phases_of(cell: Sequence[Op]) -> list[int]:
     """The phase of each op: a dense product or a row statistic needs one exchange more than its source."""
     phase: list[int] = []
     for op in cell:
@@ -238,10 +235,17 @@ def _phases(cell: Sequence[Op]) -> list[int]:
 def _columns(
     c: _Cell, cell: Sequence[Op], phase: Sequence[int]
 ) -> tuple[tuple[Target, ...], tuple[Run, ...], list[Op], int]:
-    """Give targets their columns so that products with one source, and equal functions, lie side by side."""
+    """Give targets their columns so that what is computed alike lies side by side.
+
+    First by source of their products, then by the function of them (forward), then by the sum or function that
+    they end up in: that one's adjoint is a factor of all their gradients (backward).
+    """
     sums = {op.args[0]: i for i, op in enumerate(cell) if op.kind == "sum" and cell[op.args[0]].kind == "pre"}
     after: dict[int, str] = {}
-    for op in cell:
+    readers: dict[int, list[int]] = {}
+    for i, op in enumerate(cell):
+        for a in op.args:
+            readers.setdefault(a, []).append(i)
         if len(op.args) == 1:
             after.setdefault(op.args[0], op.kind)
     info = []
@@ -250,8 +254,8 @@ def _columns(
         sources = tuple(sorted(cell[a].args[0] for a in fulls))
         extra = len(cell[at].args) - len(fulls) > 1
         first = max((phase[a] for a in fulls), default=0)
-        info.append((first, sources, after.get(at, ""), extra, at, start))
-    info.sort(key=lambda row: row[:5])
+        info.append((first, sources, after.get(at, ""), extra, -_end(cell, readers, at), at, start))
+    info.sort(key=lambda row: row[:6])
     targets: list[Target] = []
     columns: dict[int, tuple[int, int]] = {}
     at = 0
@@ -267,22 +271,32 @@ def _columns(
     return tuple(targets), _runs(cell, targets, phase), new, at
 
 
+def _end(cell: Sequence[Op], readers: Mapping[int, Sequence[int]], at: int) -> int:
+    """The op that a target's value ends up in, through its function and products."""
+    while len(readers.get(at, ())) == 1:
+        after = readers[at][0]
+        if cell[after].kind != "prod" and len(cell[after].args) != 1:
+            return after
+        at = after
+    return at
+
+
 def _runs(cell: Sequence[Op], targets: Sequence[Target], phase: Sequence[int]) -> tuple[Run, ...]:
     """Products of adjacent targets with the same source, joined."""
-    runs: list[Run] = []
-    open_runs: dict[tuple[int, int], Run] = {}  # (source, hi) -> run that ends there
-    for target in targets:
-        for a in cell[target.op].args:
-            op = cell[a]
-            if op.kind != "full":
-                continue
-            source, size = op.args[0], target.hi - target.lo
-            old = open_runs.pop((source, target.lo), None)
-            lo, weights = (old.lo, old.weights) if old else (target.lo, ())
-            rows = target.lo - lo
-            run = Run(source, lo, target.hi, (*weights, (op.name, rows, rows + size)), phase[a])
-            if old:
-                runs.remove(old)
-            runs.append(run)
-            open_runs[(source, target.hi)] = run
-    return tuple(runs)
+    found: dict[int, tuple[int, int, list[tuple[str, int, int]]]] = {}  # number -> source, lo, weights
+    open_runs: dict[tuple[int, int], int] = {}  # (source, hi) -> number of the run that ends there
+    for number, (target, a) in enumerate((t, a) for t in targets for a in cell[t.op].args):
+        op = cell[a]
+        if op.kind != "full":
+            continue
+        source = op.args[0]
+        # A run that goes on moves to the end: runs stand in the order of their last target.
+        old = found.pop(open_runs.pop((source, target.lo), -1), None)
+        _, lo, weights = run = old or (source, target.lo, [])
+        weights.append((op.name, target.lo - lo, target.hi - lo))
+        found[number] = run
+        open_runs[(source, target.hi)] = number
+    return tuple(
+        Run(source, lo, lo + weights[-1][2], tuple(weights), phase[source] + 1)
+        for source, lo, weights in found.values()
+    )

@@ -138,14 +138,16 @@ class _Reverse:
         return self.b.sum(*out)
 
 
-def derive(c: Component, hoist: bool = True) -> Backward:
-    """The backward of component `c`; its outputs receive gradients from outside.
+def derive(c: Component, hoist: bool = True, given: frozenset[int] | None = None) -> Backward:
+    """The backward of component `c` when its outputs `given` (ops of the cell; all) receive gradients.
 
     With hoist=False (the plan's parallel=none) every op of it stays in the loop.
     """
     skip: frozenset[int] = frozenset()
+    if given is None:
+        given = frozenset(at for _, at in c.outputs)
     while True:
-        found = _derive(c, skip, hoist)
+        found = _derive(c, skip, hoist, given)
         # A delayed read that no gradient reaches (all its uses are stopped) sends nothing back.
         unreached = frozenset(
             i for i, op in enumerate(c.cell) if op.kind == "shift" and i not in found.shifts
@@ -155,12 +157,12 @@ def derive(c: Component, hoist: bool = True) -> Backward:
         skip = unreached
 
 
-def _derive(c: Component, skip: frozenset[int], hoist: bool) -> Backward:
+def _derive(c: Component, skip: frozenset[int], hoist: bool, given: frozenset[int]) -> Backward:
     # Nothing of the cell is `known`: an op written again here is computed again, not saved.
     b = Builder(list(c.cell))
     r = _Reverse(b, len(c.cell))
     shifts: dict[int, int | None] = {}
-    for _, at in c.outputs:
+    for at in sorted(given):
         r.give(at, b.add(Op("grad", size=c.cell[at].size, lo=at)))
     for i, op in enumerate(c.cell):
         if op.kind == "shift" and i not in skip:

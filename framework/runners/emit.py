@@ -38,7 +38,7 @@ def pointwise(op: Op, out: str, args: Sequence[str], in_place: bool) -> list[str
     if in_place and row.inplace:
         return [f"{out}.{row.inplace}()"]
     form = _OUT_FORM.fullmatch(row.torch)
-    if form and form.group(1) != "relu" and not all(a.startswith("const(") for a in args):
+    if form and form.group(1) != "relu" and not all(a.startswith("n") for a in args):
         return [f"torch.{form.group(1)}({form.group(2).format(*args)}, out={out})"]
     return [f"{out}.copy_({row.torch.format(*args)})"]
 
@@ -48,14 +48,23 @@ def total(
     terms: Sequence[tuple[tuple[str, ...], float]],
     const: float,
     start: bool,
+    number: str = "",
 ) -> list[str]:
     """`out` = const + sum of coef * product of a term's factors (one or two names each).
 
     start: `out` holds a first term already. Terms are added in place after the first one or two.
+    number: the name of a tensor that holds `const`, so that the first statement can take it in.
     """
     lines: list[str] = []
     todo = list(terms)
-    if not start:
+    if const and number and not start and todo:
+        factors, coef = todo.pop(0)
+        if len(factors) == 2:
+            lines.append(f"torch.addcmul({number}, {factors[0]}, {factors[1]}, value={coef!r}, out={out})")
+        else:
+            lines.append(f"torch.add({number}, {factors[0]}, alpha={coef!r}, out={out})")
+        const = 0.0
+    elif not start:
         lines.append(_first(out, todo))
     for factors, coef in todo:
         if len(factors) == 2:

@@ -50,7 +50,7 @@ def compile_source(text: str, name: str) -> Callable[..., None]:
     linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
     scope: dict[str, Any] = {
         "torch": torch, "layer_norm": layer_norm, "rstd": rstd, "block": block, "block_t": block_t,
-        "gather": gather, "wide": wide, "const": lambda value: torch.tensor(value, dtype=torch.float64),
+        "gather": gather, "wide": wide,
     }  # fmt: skip
     exec(compile(text, filename, "exec"), scope)
     return scope["run"]

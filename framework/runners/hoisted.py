@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from framework.cell import Op
 from framework.ops import TABLE
 from framework.runners import functions
+from framework.runners.products import outer, times, times_t
 from framework.steps import Addend, Linear
 
 Clock = dict[str, float]
@@ -42,7 +43,13 @@ class _Linear(torch.autograd.Function):
     def forward(
         ctx: Any, step: Linear, steps: int, lanes: int, clock: Clock | None, *tensors: Tensor
     ) -> Tensor:
+        ctx.step, ctx.clock = step, clock
+        ctx.save_for_backward(*tensors)
         parts = _parts(step, tensors)
+        whole = _at_once(step, parts)
+        if whole is not None:
+            # As a tensor of its own, not a view: the loop overwrites it.
+            return whole.unflatten(0, (steps, lanes)).detach()
         like = next(x for _, s, p in parts for x in (p, s) if x is not None and x.is_floating_point())
         whole = like.new_empty(steps, lanes, step.width)
         out = whole.view(steps * lanes, step.width)
@@ -60,8 +67,6 @@ class _Linear(torch.autograd.Function):
             out[:, lo:hi].zero_()
         for lo, hi, const in step.const:
             out[:, lo:hi].add_(const)
-        ctx.step, ctx.clock = step, clock
-        ctx.save_for_backward(*tensors)
         return whole
 
     @staticmethod
@@ -80,6 +85,17 @@ class _Linear(torch.autograd.Function):
         if ctx.clock is not None:
             ctx.clock["hoisted"] += time.perf_counter() - start
         return (None, None, None, None, *out)
+
+
+def _at_once(step: Linear, parts: Sequence[tuple[Addend, Tensor | None, Tensor | None]]) -> Tensor | None:
+    """One product over all columns, with at most one bias over all of them: the common case, in one call."""
+    full = [(s, p) for a, s, p in parts if a.kind == "full" and a.coef == 1.0 and a.hi - a.lo == step.width]
+    bias = [p for a, _, p in parts if a.kind == "bias" and a.coef == 1.0 and a.hi - a.lo == step.width]
+    if step.const or len(full) != 1 or len(full) + len(bias) != len(parts):
+        return None
+    source, pack = full[0]
+    assert source is not None and pack is not None
+    return times_t(source.reshape(-1, source.shape[-1]), pack, bias[0] if bias else None)
 
 
 def _free(lo: int, hi: int, written: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -121,7 +137,7 @@ def _source_gradient(a: Addend, g: Tensor, source: Tensor, pack: Tensor | None) 
         return None
     if a.kind == "full":
         assert pack is not None
-        back = g @ pack
+        back = times(g, pack)
     else:
         back = g.sum(-1, keepdim=True) if source.shape[-1] == 1 and g.shape[-1] > 1 else g
     return (back if a.coef == 1.0 else back * a.coef).view(source.shape)
@@ -132,7 +148,7 @@ def _pack_gradient(a: Addend, g: Tensor, source: Tensor | None, pack: Tensor) ->
         out = g.sum(0)
     elif a.kind == "full":
         assert source is not None
-        out = g.t() @ source.reshape(g.shape[0], -1)
+        out = outer(g, source.reshape(g.shape[0], -1))
     else:
         assert source is not None
         index = source.reshape(-1)

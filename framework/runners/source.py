@@ -8,6 +8,7 @@ C carried adjoints, A stored adjoints, K keep masks (L: as numbers), w weights.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -101,8 +102,14 @@ class Emitter:
         """The text of op `at` as an argument."""
         op = self.ops[at]
         if op.kind == "const":
-            return f"const({op.value!r})"
+            return self.number(op.value)
         return self.ref(self.place[at], mode)
+
+    def number(self, value: float) -> str:
+        """The name of a tensor [] that holds a number."""
+        name = "n" + re.sub(r"\W", "_", repr(value))
+        self.fixed[name] = f"const({value!r})"
+        return name
 
     def statement(self, at: int, mode: str, skip: Iterable[int] = (), out: str = "") -> list[str]:
         """Statements that compute op `at` into its place (or `out`); `skip`: sum terms already there."""
@@ -113,7 +120,7 @@ class Emitter:
             added = [(a, coef) for a, coef in zip(op.args, op.coefs, strict=True) if a not in skipped]
             terms = [(self.factors(a, mode), coef) for a, coef in added]
             if skipped or all(self.is_whole(a, op.size) for a, _ in added):
-                return total(out, terms, op.value, bool(skipped))
+                return total(out, terms, op.value, bool(skipped), self.number(op.value) if op.value else "")
             return [f"{out}.zero_()", *total(out, terms, op.value, True)]
         ids = list(op.args)
         if op.kind == "prod":  # the first two must have the product's shape: out= does not broadcast
@@ -146,7 +153,8 @@ class Emitter:
     def is_flat(self, at: int) -> bool:
         """Whether op `at` is a number or one row for all lanes (or a product of such)."""
         if at in self.virtual:
-            return all(self.is_flat(a) for a in self.ops[at].args)
+            args = self.ops[at].args
+            return bool(args) and all(self.is_flat(a) for a in args)
         return self.ops[at].kind == "const" or (at in self.place and self.place[at].mode == "param")
 
     def is_whole(self, at: int, size: int) -> bool:
@@ -188,18 +196,16 @@ class Emitter:
         lines += [f"    {n} = v[{n!r}]" for n in names]
         lines += [f"    {n} = {e}" for n, e in sorted(self.fixed.items())]
         lines += [f"    {n} = {e}" for n, e in sorted(self.views.items())]
-        lines += [f"    {line}" for line in (*head, *tail)]
+        lines += [f"    {line}" for line in (*head, *tail)] or ["    pass"]
         self.source.text = "\n".join(lines) + "\n"
         return self.source
 
 
 def _names(texts: Iterable[str]) -> set[str]:
     """Names of buffers and weights (capital letters and w, with digits) that texts use."""
-    import re
-
     found: set[str] = set()
     for text in texts:
-        found.update(re.findall(r"(?<![\w.])(?:P|G|(?:[VSREBMCAKLX]|DY|w|W|U)\d+)(?![\w])", text))
+        found.update(re.findall(r"(?<![\w.])(?:P|G|const|(?:add|back|base|mm|[VSREBMCAKLX]|DY|w|U)\d+)(?![\w])", text))
     return found
 
 
@@ -234,7 +240,8 @@ class ForwardEmitter(Emitter):
         while pending:
             ready = [i for i in pending if depends[i] <= done]
             assert ready, "the cell has a loop without delay"
-            i = ready[0]
+            # Sums that the products have completed already come first: what follows them can be done together.
+            i = next((j for j in ready if not self._emit_op(j, [j])), ready[0])
             group = self._side_by_side(i, ready)
             body += self._emit_op(i, group)
             for j in group:
@@ -271,7 +278,7 @@ class ForwardEmitter(Emitter):
             for k, run in runs:
                 out = self.ref(Place("P", "chunk", 0, run.lo, run.hi), "step")
                 rows = self.wide(at, "step", out) if self.is_flat(at) else self.operand(at, "step")
-                lines.append(f"{out}.addmm_({rows}, W{k})")
+                lines.append(f"add{k}({out}, {rows})")
         return lines
 
     def _places(self) -> None:

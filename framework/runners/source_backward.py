@@ -33,6 +33,8 @@ class BackwardEmitter(Emitter):
         self.gfront, self.gback = back, front  # gradients come from the other side in time
         self.cell_places = places
         self.loop = set(d.loop)
+        self.before = set(d.before)
+        self.joined: dict[int, tuple[int, int, int, int]] = {}  # gradient -> first of its group, adjoint, n, size
         self.all_readers = self.readers((*d.before, *d.loop, *d.after))
         self.outputs = [g for g in (*d.pre, *d.ext) if g is not None]
         self.outputs += [*d.params.values(), *(m.g for m in d.matrices)]
@@ -169,6 +171,7 @@ class BackwardEmitter(Emitter):
             if self.ops[i].kind == "back" and i not in stored and i not in d.shifts.values():
                 if len(readers) == 1 and self._adds(readers[0], i) and readers[0] not in self.virtual:
                     self.virtual.add(i)
+        self._side_by_side(in_g)
         for i in (*d.before, *d.loop):
             op = self.ops[i]
             if i in self.virtual or i in self.place:
@@ -189,6 +192,53 @@ class BackwardEmitter(Emitter):
                 self.buffer(f"C{shift}", "chunk", size, front=self.gfront, back=self.gback)
             elif terms:
                 self.buffer(f"C{shift}", "ring", size, slots=slots, zero=True)
+
+    def _side_by_side(self, in_g: set[int]) -> None:
+        """Gradients next to each other in G that are one adjoint times prepared factors: one product for all.
+
+        Their factors get columns of one block buffer, in the same order.
+        """
+        found: dict[tuple[int, int], list[tuple[int, int]]] = {}  # (adjoint, size) -> (gradient, factor)
+        for g in sorted(in_g, key=lambda g: self.place[g].lo):
+            op = self.ops[g]
+            factors = [a for a in op.args if a in self.before and self.ops[a].kind != "grad"]
+            adjoints = [a for a in op.args if a in self.loop and a not in self.virtual]
+            if op.kind == "prod" and len(op.args) == 2 and len(factors) == len(adjoints) == 1:
+                f, x = factors[0], adjoints[0]
+                if self.ops[f].size == self.ops[x].size == op.size and self.all_readers[f] == [g]:
+                    found.setdefault((x, op.size), []).append((g, f))
+        for (x, size), pairs in found.items():
+            run: list[tuple[int, int]] = []
+            for pair in [*pairs, None]:
+                if run and (pair is None or self.place[pair[0]].lo != self.place[run[-1][0]].hi):
+                    if len(run) > 1:
+                        self._join(x, size, run)
+                    run = []
+                if pair is not None:
+                    run.append(pair)
+
+    def _join(self, x: int, size: int, pairs: Sequence[tuple[int, int]]) -> None:
+        first = pairs[0][0]
+        base = f"B{pairs[0][1]}"
+        self.buffer(base, "block", size * len(pairs))
+        for k, (g, f) in enumerate(pairs):
+            self.place[f] = Place(base, "block", 0, k * size, (k + 1) * size)
+            self.joined[g] = (first, x, len(pairs), size)
+
+    def _joined_line(self, g: int) -> str:
+        """One product [B, 1, size] * [B, n, size] for n gradients."""
+        _, x, n, size = self.joined[g]
+        lo = self.place[g].lo
+        factor = next(f for f in self.ops[g].args if f in self.before)
+        out, prepared = f"G_{lo}_{n}x{size}_", f"{self.place[factor].base}_{n}x{size}_"
+        shape = f".unflatten(2, ({n}, {size})).unbind(0)"
+        self.views[out] = f"G[:, :, {lo}:{lo + n * size}]{shape}"
+        self.views[prepared] = f"{self.place[factor].base}{shape}"
+        one = f"{self.ref(self.place[x], 'step')}.unsqueeze(1)"
+        if self.place[x].mode == "temp" and self.place[x].hi < 0:
+            one = self._fixed(self.place[x].base, "_row", ".unsqueeze(1)")
+        step = f"t{self.gfront:+d}" if self.gfront else "t"
+        return f"torch.mul({one}, {prepared}[t - t0], out={out}[{step}])"
 
     def _adds(self, i: int, back: int) -> bool:
         """Whether op i is a sum that takes the read `back` as it is."""
@@ -224,6 +274,7 @@ class BackwardEmitter(Emitter):
 
     def _loop_lines(self) -> list[str]:
         lines: list[str] = []
+        joined: set[int] = set()
         for i in self.d.loop:
             op = self.ops[i]
             if i in self.virtual:
@@ -232,6 +283,11 @@ class BackwardEmitter(Emitter):
                 pass
             elif op.kind == "back":
                 lines += self._sum_into(self.ref(self.place[i], "step"), [(i, 1.0)], 0.0, ())
+            elif i in self.joined:
+                first = self.joined[i][0]
+                if first not in joined:
+                    joined.add(first)
+                    lines.append(self._joined_line(first))
             elif op.kind == "sum":
                 terms = list(zip(op.args, op.coefs, strict=True))
                 out = self.ref(self.place[i], "step")
@@ -269,18 +325,18 @@ class BackwardEmitter(Emitter):
         if products and bases:
             (base,), _ = rest.pop(bases[0])
             k, offset = products.pop(0)
-            lines.append(f"torch.addmm({base}, {self._g(k, offset)}, w{k}, out={out})")
+            lines.append(f"base{k}({base}, {self._g(k, offset)}, {out})")
             started = True
         elif products and not rest:
             k, offset = products.pop(0)
-            lines.append(f"torch.mm({self._g(k, offset)}, w{k}, out={out})")
+            lines.append(f"mm{k}({self._g(k, offset)}, {out})")
             started = True
         size = max((self.ops[a].size for a, _ in terms), default=1)
         if rest and not started and not all(self.is_whole(a, size) for a, _ in terms):
             lines.append(f"{out}.zero_()")
             started = True
         lines += total(out, rest, const, started)
-        lines += [f"{out}.addmm_({self._g(k, offset)}, w{k})" for k, offset in products]
+        lines += [f"back{k}({out}, {self._g(k, offset)})" for k, offset in products]
         return lines
 
     def _g(self, k: int, offset: int) -> str:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from framework.derivative import Backward
 from framework.runners.emit import Place
+from framework.runners.products import outer
 from framework.runners.source import Source, pads
 
 if TYPE_CHECKING:
@@ -25,14 +27,15 @@ def gradients(
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """Gradients in the order of TorchLoop.__call__'s tensors; None where there is none."""
-    c, d = loop.c, loop.backward_cell
-    masked = bool(chunk.masks)
-    source, run = loop.source("backward", masked)
+    c = loop.c
+    given = frozenset(at for (_, at), g in zip(c.outputs, dy, strict=True) if g is not None)
+    d = loop.backward_cell(given)
+    source, run = loop.source("backward", bool(chunk.masks), given)
     like = loop._like(v)
     front, back = pads(c)
     for (_, at), g in zip(c.outputs, dy, strict=True):
-        size = c.cell[at].size
-        v[f"DY{at}"] = like.new_zeros(()).expand(chunk.steps, chunk.lanes, size) if g is None else g
+        if g is not None:
+            v[f"DY{at}"] = g
     for distance, mask in chunk.masks.items():
         v[f"L{distance}"] = torch.nn.functional.pad(mask.to(like.dtype), (0, 0, 0, 0, back, front))
     loop.allocate(source, chunk, like, _block(source, chunk, like), v)
@@ -46,11 +49,11 @@ def gradients(
         out.append(v["G"][back : back + chunk.steps])
     for g in d.ext:
         out.append(None if g is None else value(g))
-    out += _run_weights(loop, chunk, v, source)
+    out += _run_weights(loop, d, chunk, v, source)
     for name in loop.singles:
-        out.append(_single(loop, chunk, v, source, name))
+        out.append(_single(loop, d, chunk, v, source, name))
     at = len(out)
-    boundary, init = _boundaries(loop, chunk, v, source, wanted[at:])
+    boundary, init = _boundaries(loop, d, chunk, v, source, wanted[at:])
     return [*out, *boundary, *init]
 
 
@@ -73,9 +76,11 @@ def _source(loop: TorchLoop, chunk: Chunk, v: dict[str, Any], source: Source, at
     return loop.value(v, source.places[at], chunk)
 
 
-def _run_weights(loop: TorchLoop, chunk: Chunk, v: dict[str, Any], source: Source) -> list[Tensor | None]:
+def _run_weights(
+    loop: TorchLoop, d: Backward, chunk: Chunk, v: dict[str, Any], source: Source
+) -> list[Tensor | None]:
     """Gradients of the packed recurrent weights: G^T times the source sequence."""
-    c, d = loop.c, loop.backward_cell
+    c = loop.c
     reached = {m.name for m in d.matrices if m.kind == "full"}
     out: list[Tensor | None] = []
     for run in c.runs:
@@ -90,13 +95,14 @@ def _run_weights(loop: TorchLoop, chunk: Chunk, v: dict[str, Any], source: Sourc
                 total.addmm_(g[t].t(), x[t])
             out.append(total)
         else:
-            out.append(_flat(g).t() @ _flat(x))
+            out.append(outer(_flat(g), _flat(x)))
     return out
 
 
-def _single(loop: TorchLoop, chunk: Chunk, v: dict[str, Any], source: Source, name: str) -> Tensor | None:
+def _single(
+    loop: TorchLoop, d: Backward, chunk: Chunk, v: dict[str, Any], source: Source, name: str
+) -> Tensor | None:
     """Gradient of a vector, block or gathered weight."""
-    d = loop.backward_cell
     total: Tensor | None = None
     if name in d.params:
         total = loop.value(v, source.places[d.params[name]], chunk).sum((0, 1))
@@ -118,10 +124,10 @@ def _single(loop: TorchLoop, chunk: Chunk, v: dict[str, Any], source: Source, na
 
 
 def _boundaries(
-    loop: TorchLoop, chunk: Chunk, v: dict[str, Any], source: Source, wanted: Sequence[bool]
+    loop: TorchLoop, d: Backward, chunk: Chunk, v: dict[str, Any], source: Source, wanted: Sequence[bool]
 ) -> tuple[list[Tensor | None], list[Tensor | None]]:
     """Gradients of the steps outside the chunk that the loop read, and of initial values (at resets)."""
-    c, d = loop.c, loop.backward_cell
+    c = loop.c
     like = v["G"] if c.targets else loop._like(v)
     n = len(c.states)
     edge: list[Tensor | None] = [None] * n

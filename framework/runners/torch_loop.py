@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from framework.component import Component
 from framework.derivative import Backward, derive
 from framework.runners import functions
 from framework.runners.emit import Place
+from framework.runners.products import step_product
 from framework.runners.source import ForwardEmitter, Source, pads
 from framework.runners.source_backward import BackwardEmitter
 from framework.runners.torch_gradients import gradients
@@ -47,24 +47,35 @@ class TorchLoop:
         self.names = list(dict.fromkeys(names))
         self.weights = {name: f"w{len(c.runs) + i}" for i, name in enumerate(self.names)}
         self.singles = [n for n in self.names if n not in {m[0] for run in c.runs for m in run.weights}]
-        self._functions: dict[tuple[str, bool], tuple[Source, Callable[..., None]]] = {}
+        self._backward: dict[frozenset[int], Backward] = {}
+        self._functions: dict[
+            tuple[str, bool, frozenset[int] | None], tuple[Source, Callable[..., None]]
+        ] = {}
 
-    @cached_property
-    def backward_cell(self) -> Backward:
-        """The derivative; worked out when a gradient is first asked for."""
-        return derive(self.c, hoist=not self.stepwise)
+    def backward_cell(self, given: frozenset[int] | None = None) -> Backward:
+        """The derivative when the outputs `given` (ops of the cell; all) receive gradients; worked out once."""
+        if given is None:
+            given = frozenset(at for _, at in self.c.outputs)
+        known = self._backward.get(given)
+        if known is None:
+            known = self._backward[given] = derive(self.c, hoist=not self.stepwise, given=given)
+        return known
 
-    def source(self, kind: str, masked: bool) -> tuple[Source, Callable[..., None]]:
-        """kind: infer (saves nothing), train, backward."""
-        known = self._functions.get((kind, masked))
+    def source(
+        self, kind: str, masked: bool, given: frozenset[int] | None = None
+    ) -> tuple[Source, Callable[..., None]]:
+        """kind: infer (saves nothing), train, backward (of the outputs `given`)."""
+        known = self._functions.get((kind, masked, given))
         if known is None:
             if kind == "backward":
                 places = self.source("train", masked)[0].places
-                source = BackwardEmitter(self.c, self.backward_cell, places, self.weights, masked).emit()
+                d = self.backward_cell(given)
+                source = BackwardEmitter(self.c, d, places, self.weights, masked).emit()
             else:
-                saved = self.backward_cell.saved if kind == "train" else frozenset()
+                saved = self.backward_cell().saved if kind == "train" else frozenset()
                 source = ForwardEmitter(self.c, saved, self.weights, masked).emit()
-            known = self._functions[(kind, masked)] = (source, functions.compile_source(source.text, self.c.name))
+            known = (source, functions.compile_source(source.text, self.c.name))
+            self._functions[(kind, masked, given)] = known
         return known
 
     def __call__(
@@ -98,7 +109,8 @@ class TorchLoop:
             v[f"E{i}"] = next(at)
         for k, run in enumerate(c.runs):
             w = v[f"w{k}"] = next(at)
-            v[f"W{k}"] = w.t()
+            for name, product in step_product(w.detach(), chunk.lanes).items():
+                v[f"{name}{k}"] = product
             for name, lo, hi in run.weights:
                 v[self.weights[name]] = w[lo:hi]
         for name in self.singles:
@@ -112,6 +124,8 @@ class TorchLoop:
             v[f"U{c.roots[node]}"] = next(at)
         for distance, mask in chunk.masks.items():
             v[f"K{distance}"] = mask
+        like = self._like(v)
+        v["const"] = lambda value: torch.tensor(value, dtype=like.dtype, device=like.device)
         return v
 
     def allocate(self, source: Source, chunk: Chunk, like: Tensor, block: int, v: dict[str, Any]) -> None:

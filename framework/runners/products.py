@@ -1,0 +1,91 @@
+"""Matrix products of the torch runner, each by the library that is faster at it.
+
+torch's own fp32 products on a CPU go to MKL, which leaves AVX-512 unused on processors that are not Intel's: on an
+AMD EPYC (torch 2.13, one thread) [4096, 512] x [512, 2048] ran at 48 GFLOP/s against 78 to 105 by oneDNN, which
+torch brings along for its own nn.LSTM. Small products are no faster there, and pay for a result of their own.
+The choice depends on the machine and the shape alone, never on a measurement: runs stay repeatable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+# Multiplications from which oneDNN won: [32, 128] x [128, 512] 1.3 times faster, [8, 128] x [128, 512] slower.
+LARGE = 1 << 21
+
+
+@cache
+def _onednn() -> Callable[..., Tensor] | None:
+    """oneDNN's product as torch ships it (the op behind torch.compile's CPU code), or None where MKL is as good."""
+    info = Path("/proc/cpuinfo")
+    text = info.read_text() if info.exists() else ""
+    if "AuthenticAMD" not in text or "avx512f" not in text or not torch.backends.mkldnn.is_available():
+        return None
+    space = getattr(torch.ops, "mkldnn", None)
+    return getattr(space, "_linear_pointwise", None)
+
+
+def _suits(x: Tensor, n: int) -> bool:
+    """Whether x [M, K] times [K, n] should go to oneDNN."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and x.shape[0] * x.shape[1] * n >= LARGE
+        and _onednn() is not None
+    )
+
+
+def _call(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    op = _onednn()
+    assert op is not None
+    return op(_plain(x), _plain(w), bias, "none", [], "")
+
+
+def _plain(x: Tensor) -> Tensor:
+    """oneDNN falls back to a loop that is a hundred times slower where rows are farther apart than they are long."""
+    return x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous()
+
+
+def times_t(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x [M, K] by w [N, K] -> x w^T (+ bias [N]), [M, N]."""
+    if _suits(x, w.shape[0]):
+        return _call(x, w, bias)
+    return torch.mm(x, w.t()) if bias is None else torch.addmm(bias, x, w.t())
+
+
+def times(g: Tensor, w: Tensor) -> Tensor:
+    """g [M, N] by w [N, K] -> g w, [M, K]."""
+    return _call(g, w.t()) if _suits(g, w.shape[1]) else torch.mm(g, w)
+
+
+def outer(g: Tensor, x: Tensor) -> Tensor:
+    """g [M, N], x [M, K] -> g^T x, [N, K]: a weight's gradient over M rows."""
+    return _call(x.t(), g.t()).t() if _suits(g, x.shape[1]) else torch.mm(g.t(), x)
+
+
+def step_product(w: Tensor, lanes: int) -> dict[str, Callable[..., object]]:
+    """How a loop of `lanes` lanes multiplies by its weights w [N, K] at every step.
+
+    add(out, x): out += x w^T. back(out, g): out += g w. base(a, g, out): out = a + g w. mm(g, out): out = g w.
+    """
+    large = w.device.type == "cpu" and w.dtype == torch.float32 and _onednn() is not None
+    if not large or lanes * w.shape[0] * w.shape[1] < LARGE:
+        wt = w.t()
+        return {
+            "add": lambda out, x: out.addmm_(x, wt),
+            "back": lambda out, g: out.addmm_(g, w),
+            "base": lambda a, g, out: torch.addmm(a, g, w, out=out),
+            "mm": lambda g, out: torch.mm(g, w, out=out),
+        }
+    back = w.t().contiguous()
+    return {
+        "add": lambda out, x: out.add_(_call(x, w)),
+        "back": lambda out, g: out.add_(_call(g, back)),
+        "base": lambda a, g, out: torch.add(a, _call(g, back), out=out),
+        "mm": lambda g, out: out.copy_(_call(g, back)),
+    }
