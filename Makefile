@@ -34,4 +34,4 @@ lint: .venv
 	$(BIN)/pyright
 
 bench: .venv
-	$(BIN)/python -m scripts.bench.run
+	$(BIN)/python -m scripts.bench.cpu
