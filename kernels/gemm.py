@@ -171,17 +171,13 @@ def _launch(
 
 
 def _is_mapped(x: Tensor) -> bool:
-    """Whether a tensor map can describe x or its transpose: one dimension packed, all else in steps of 16
-    bytes.
-    """
+    """Whether a tensor map can describe x or its transpose: one dimension packed, the other on 16 bytes."""
     across = x.stride(0) if x.stride(1) == 1 else x.stride(1)
     return min(x.stride()) == 1 and across * x.element_size() % 16 == 0 and x.data_ptr() % 16 == 0
 
 
 def _is_wide(x: Tensor) -> bool:
-    """Whether Triton can prove that x is loaded in blocks of 16 bytes: it looks for strides divisible by
-    16.
-    """
+    """Whether Triton can prove that x is loaded 16 bytes at a time: it looks for strides divisible by 16."""
     across = x.stride(0) if x.stride(1) == 1 else x.stride(1)
     return min(x.stride()) == 1 and across % 16 == 0 and x.data_ptr() % 16 == 0
 

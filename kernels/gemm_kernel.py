@@ -26,9 +26,7 @@ def halves(b_sum, BM: tl.constexpr, BN: tl.constexpr):
 
 @triton.jit
 def load_tile(descriptor, first, second, TURNED: tl.constexpr):
-    """Block at (first, second) of a matrix; TURNED: the descriptor is of its transpose. Beyond the end:
-    zeros.
-    """
+    """Block at (first, second) of a matrix, zeros beyond its end; TURNED: of the transpose of `descriptor`."""
     if TURNED:
         b_tile = tl.trans(descriptor.load([second, first]))
     else:
@@ -67,12 +65,11 @@ def _matmul(
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """out[m, n] = sum over k of a[rows[m], k] * b[k, n]; IN_PARTS: out[i, m, n], packed, for each part of the
-    sum.
+    """out[m, n] = sum over k of a[rows[m], k] * b[k, n].
 
-    Programs loop over tiles (a persistent grid). A row index outside [0, table_rows) gives a row of NaN. With
-    TMA, p_a and p_b are tensor descriptors (of the transposes, where TURNED), copied by hardware without
-    masks.
+    IN_PARTS: out[i, m, n], packed float32, is the i-th part of the sum. Programs loop over tiles (a
+    persistent grid). A row index outside [0, table_rows) gives a row of NaN. With TMA, p_a and p_b are tensor
+    descriptors (of the transposes, where TURNED), copied by hardware without masks.
     """
     tiles_m = tl.cdiv(M, BM)
     tiles_n = tl.cdiv(N, BN)
@@ -116,8 +113,7 @@ def _matmul(
             o_out = tl.cast(i_part, tl.int64) * M * N + o_m[:, None] * stride_om + o_n[None, :] * stride_on
             tl.store(p_out + o_out, b_sum, mask=m_m[:, None] & m_n[None, :])
         else:
-            # In two halves: a whole tile with its pointers, and the old values, is more than the registers
-            # hold.
+            # In two halves: registers do not hold a whole tile together with its pointers and old values.
             b_left, b_right = halves(b_sum, BM, BN)
             o_n = (i_n * BN + tl.arange(0, BN // 2)).to(tl.int64)
             finish(b_left, p_out, p_bias, o_m, o_n, M, N, stride_om, stride_on, ACTIVATION, ACCUMULATE)
