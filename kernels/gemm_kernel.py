@@ -26,7 +26,7 @@ def halves(b_sum, BM: tl.constexpr, BN: tl.constexpr):
 
 @triton.jit
 def load_tile(descriptor, first, second, TURNED: tl.constexpr):
-    """Block at (first, second) of a matrix, zeros beyond its end; TURNED: of the transpose of `descriptor`."""
+    """Block at (first, second) of a matrix, zeros past its end; TURNED: of the transpose of `descriptor`."""
     if TURNED:
         b_tile = tl.trans(descriptor.load([second, first]))
     else:
