@@ -31,7 +31,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One matrix product of the loop: the weights of adjacent targets with one source, rows lo:hi of `pre`."""
+    """One product of the loop: the weights of adjacent targets with one source, columns lo:hi of `pre`."""
 
     source: int
     lo: int
@@ -45,7 +45,8 @@ class Component:
     """One loop. `cell`: its op list (ids are places in it); `roots`: its nodes -> ops of the cell.
 
     `ext[i]` is the op of the whole program that the cell's `ext` number i reads. `outputs`: (op of the
-    program, op of the cell) whose values are used outside. `states`: nodes read at other steps inside -> largest distance.
+    program, op of the cell) whose values are used outside. `states`: nodes read at other steps
+    inside -> largest distance.
     """
 
     name: str
@@ -237,7 +238,7 @@ def _columns(
 ) -> tuple[tuple[Target, ...], tuple[Run, ...], list[Op], int]:
     """Give targets their columns so that what is computed alike lies side by side.
 
-    First by source of their products, then by the function of them (forward), then by the sum or function that
+    First by source of their products, then by the function of them (forward), then by the op that
     they end up in: that one's adjoint is a factor of all their gradients (backward).
     """
     sums = {op.args[0]: i for i, op in enumerate(cell) if op.kind == "sum" and cell[op.args[0]].kind == "pre"}

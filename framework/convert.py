@@ -28,8 +28,9 @@ def lstm(
 ) -> Network:
     """A stack of `layers` cells of `size` units over inputs [T, B, input_size], like nn.LSTM.
 
-    `cell`: any name of conf/cell; `params` go to it. `dropout` acts between layers. Layers are named l1, l2, ...
-    The output is the last layer's, [T, B, size] (twice that when bidirectional). Raises GraphError.
+    `cell`: any name of conf/cell; `params` go to it. `dropout` acts between layers. Layers are named l1, l2
+    and so on. The output is the last layer's, [T, B, size] (twice that when bidirectional). Raises
+    GraphError.
     """
     nodes: dict[str, Any] = {}
     below = "x"
@@ -51,7 +52,8 @@ def from_torch(theirs: nn.RNNBase, runner: str = "auto") -> Network:
     are added, ours is their sum; without biases ours stand at zero. Raises ConfigError for other modules.
     """
     kind = type(theirs).__name__
-    cell = {"LSTM": "lstm", "GRU": "gru_cudnn", "RNN": "rnn_" + getattr(theirs, "nonlinearity", "tanh")}.get(kind)
+    simple = "rnn_" + getattr(theirs, "nonlinearity", "tanh")
+    cell = {"LSTM": "lstm", "GRU": "gru_cudnn", "RNN": simple}.get(kind)
     if cell is None or not isinstance(theirs, nn.RNNBase):
         raise ConfigError("from_torch", f"{kind} is not nn.LSTM, nn.GRU or nn.RNN",
                           "Write its equations as a cell: see docs/language.md.")  # fmt: skip

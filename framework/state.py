@@ -11,8 +11,8 @@ from torch import Tensor
 class State:
     """`state["l1/c"]` is the last value [B, H] of a node (or input) that some node reads back in time.
 
-    `history[name]` holds its last values [delay, B, H], oldest first; `initial[name]` is what the steps before
-    a sequence hold ([H], with a gradient when learned).
+    `history[name]` holds its last values [delay, B, H], oldest first; `initial[name]` [H] is what the steps
+    before a sequence hold, with a gradient when learned.
     """
 
     def __init__(self, history: Mapping[str, Tensor], initial: Mapping[str, Tensor]):
@@ -21,7 +21,8 @@ class State:
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.history:
-            raise KeyError(f"no state '{name}': nothing reads it back in time. There are: {', '.join(self.history)}")
+            there = ", ".join(self.history)
+            raise KeyError(f"no state '{name}': nothing reads it back in time. There are: {there}")
         return self.history[name][-1]
 
     def __contains__(self, name: object) -> bool:
@@ -66,7 +67,7 @@ def keep_mask(
 ) -> Tensor | None:
     """Bool [T, B, 1]: whether a read at t + shift stays inside its sequence; None: always.
 
-    Back (shift < 0): no reset at t+shift+1..t. Ahead: none at t+1..t+shift, and t+shift before the lane's end.
+    Back (shift < 0): no reset at t+shift+1..t. Ahead: none at t+1..t+shift, and t+shift inside the lane.
     """
     keep: Tensor | None = None
     if resets is not None:
@@ -88,7 +89,7 @@ def carry(
 ) -> Tensor:
     """The history after a chunk: old [D, B, ...], values [T, B, ...] -> the last D values of every lane.
 
-    A lane ends at its own length. A value that a reset later in the chunk separates from the end is `initial`.
+    A lane ends at its own length. A value that a later reset separates from the end is `initial`.
     """
     depth, steps = old.shape[0], values.shape[0]
     joined = torch.cat([old, values])

@@ -1,4 +1,4 @@
-"""What lies outside the loops, for all steps at once: sums of matrix products in one buffer, and other ops."""
+"""What lies outside the loops, for all steps at once: sums of matrix products in a buffer, and other ops."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ _POINTWISE: dict[str, Callable[..., Tensor]] = {
 
 
 def apply(op: Op, args: Sequence[Tensor], pack: Tensor | None) -> Tensor:
-    """A hoisted op other than a sum of products, on whole sequences [T, B, size]; autograd differentiates it."""
+    """A hoisted op other than a sum of products, on whole sequences; autograd differentiates it."""
     if op.kind == "sum":
         return _sum(op, args)
     if op.kind == "prod":

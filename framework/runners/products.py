@@ -1,9 +1,9 @@
 """Matrix products of the torch runner, each by the library that is faster at it.
 
-torch's own fp32 products on a CPU go to MKL, which leaves AVX-512 unused on processors that are not Intel's: on an
-AMD EPYC (torch 2.13, one thread) [4096, 512] x [512, 2048] ran at 48 GFLOP/s against 78 to 105 by oneDNN, which
-torch brings along for its own nn.LSTM. Small products are no faster there, and pay for a result of their own.
-The choice depends on the machine and the shape alone, never on a measurement: runs stay repeatable.
+torch's own fp32 products on a CPU go to MKL, which leaves AVX-512 unused where the processor is not Intel's:
+on an AMD EPYC (torch 2.13, one thread) [4096, 512] x [512, 2048] ran at 48 GFLOP/s, and at 78 to 105 by
+oneDNN, which torch brings along for its own nn.LSTM. Small products are no faster there, and pay for a
+result of their own. The choice depends on the machine and the shape alone, never on a measurement: runs stay repeatable.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# Multiplications from which oneDNN won: [32, 128] x [128, 512] 1.3 times faster, [8, 128] x [128, 512] slower.
+# Multiplications from which oneDNN won: [32, 128] x [128, 512] was 1.3 times faster, 8 rows were slower.
 LARGE = 1 << 21
 
 
 @cache
 def _onednn() -> Callable[..., Tensor] | None:
-    """oneDNN's product as torch ships it (the op behind torch.compile's CPU code), or None where MKL is as good."""
+    """oneDNN's product as torch ships it (for torch.compile's CPU code), or None where MKL is as good."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
     if "AuthenticAMD" not in text or "avx512f" not in text or not torch.backends.mkldnn.is_available():
@@ -47,7 +47,7 @@ def _call(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _plain(x: Tensor) -> Tensor:
-    """oneDNN falls back to a loop that is a hundred times slower where rows are farther apart than they are long."""
+    """oneDNN is a hundred times slower where rows are farther apart than they are long: copy such."""
     return x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous()
 
 
@@ -71,7 +71,8 @@ def outer(g: Tensor, x: Tensor) -> Tensor:
 def step_product(w: Tensor, lanes: int) -> dict[str, Callable[..., object]]:
     """How a loop of `lanes` lanes multiplies by its weights w [N, K] at every step.
 
-    add(out, x): out += x w^T. back(out, g): out += g w. base(a, g, out): out = a + g w. mm(g, out): out = g w.
+    add(out, x): out += x w^T; back(out, g): out += g w; base(a, g, out): out = a + g w;
+    mm(g, out): out = g w.
     """
     large = w.device.type == "cpu" and w.dtype == torch.float32 and _onednn() is not None
     if not large or lanes * w.shape[0] * w.shape[1] < LARGE:

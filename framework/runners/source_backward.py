@@ -34,7 +34,8 @@ class BackwardEmitter(Emitter):
         self.cell_places = places
         self.loop = set(d.loop)
         self.before = set(d.before)
-        self.joined: dict[int, tuple[int, int, int, int]] = {}  # gradient -> first of its group, adjoint, n, size
+        # gradient -> first gradient of its group, adjoint, members and size
+        self.joined: dict[int, tuple[int, int, int, int]] = {}
         self.all_readers = self.readers((*d.before, *d.loop, *d.after))
         self.outputs = [g for g in (*d.pre, *d.ext) if g is not None]
         self.outputs += [*d.params.values(), *(m.g for m in d.matrices)]
@@ -44,9 +45,11 @@ class BackwardEmitter(Emitter):
         self.direct: dict[int, list[int]] = {}
 
     def weight(self, name: str) -> str:
+        """The variable that holds weight `name`."""
         return self.weights[name]
 
     def emit(self) -> Source:
+        """The whole source."""
         d = self.d
         for i, op in enumerate(self.c.cell):
             if op.kind == "ext":

@@ -117,8 +117,8 @@ def _single(
             part = g.new_zeros(w.shape[0] + 1, w.shape[1])
             part = part.index_add_(0, torch.where(rows < 0, w.shape[0], rows), _flat(g))[:-1]
         else:
-            parts = (_flat(g).unflatten(-1, (w.shape[0], w.shape[1])), _flat(x).unflatten(-1, (w.shape[0], -1)))
-            part = torch.einsum("ngo,ngk->gok", *parts)
+            by_group = _flat(g).unflatten(-1, (w.shape[0], w.shape[1]))
+            part = torch.einsum("ngo,ngk->gok", by_group, _flat(x).unflatten(-1, (w.shape[0], -1)))
         total = part if total is None else total + part
     return total
 

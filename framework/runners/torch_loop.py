@@ -20,8 +20,9 @@ from framework.derivative import Backward, derive
 from framework.runners import functions
 from framework.runners.emit import Place
 from framework.runners.products import step_product
-from framework.runners.source import ForwardEmitter, Source, pads
+from framework.runners.source import Source, pads
 from framework.runners.source_backward import BackwardEmitter
+from framework.runners.source_forward import ForwardEmitter
 from framework.runners.torch_gradients import gradients
 
 
@@ -53,7 +54,7 @@ class TorchLoop:
         ] = {}
 
     def backward_cell(self, given: frozenset[int] | None = None) -> Backward:
-        """The derivative when the outputs `given` (ops of the cell; all) receive gradients; worked out once."""
+        """The derivative when the outputs `given` (ops of the cell; None: all) receive gradients."""
         if given is None:
             given = frozenset(at for _, at in self.c.outputs)
         known = self._backward.get(given)
@@ -119,7 +120,8 @@ class TorchLoop:
         for node, distance in c.states.items():
             root, b = c.roots[node], next(at)
             v[f"boundary{root}"] = b
-            v[f"span{root}"] = (front - distance, front) if c.direction > 0 else (chunk.steps, chunk.steps + distance)
+            start = front - distance if c.direction > 0 else chunk.steps
+            v[f"span{root}"] = (start, start + distance)
         for node in c.states:
             v[f"U{c.roots[node]}"] = next(at)
         for distance, mask in chunk.masks.items():
@@ -135,8 +137,10 @@ class TorchLoop:
             if s.mode == "ring":
                 v[name] = [like.new_zeros((b, s.size)) for _ in range(s.slots)]
                 continue
-            shape = {"chunk": (s.front + t + s.back, b, s.size), "block": (block, b, s.size), "temp": (b, s.size)}
-            x = v[name] = like.new_zeros(shape[s.mode]) if s.zero else like.new_empty(shape[s.mode])
+            rows = {"chunk": (s.front + t + s.back, b), "block": (block, b), "temp": (b,)}[s.mode]
+            x = v[name] = like.new_empty((*rows, s.size))
+            if s.zero:
+                x.zero_()
             if s.mode == "chunk" and not s.zero and name[0] in "GC":
                 x[: s.front].zero_()
                 x[s.front + t :].zero_()

@@ -2,9 +2,9 @@
 
     python -m scripts.bench.cpu [--quick] [--out scripts/bench/results/cpu.jsonl] [--threads 2]
 
-Every case is refused unless outputs and input gradients agree; then the systems take turns (A B C A B C ...) on
-fresh random data, and the figures are medians of the ratios of neighbouring turns. Peak memory counts the bytes
-of all tensors alive at once during one forward + backward, weights not included.
+Every case is refused unless outputs and input gradients agree; then the systems take turns (A B C A B C ...)
+on fresh random data, and the figures are medians of the ratios of neighbouring turns. Peak memory counts the
+bytes of all tensors alive at once during one forward + backward, weights not included.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from scripts.bench.memory import peak_bytes
 from scripts.bench.systems import System, make
 
 T = 128
-CASES = [(cell, b, h) for cell in ("lstm", "gru", "lstm_peephole", "rhn") for h in (128, 512) for b in (1, 8, 32)]
+CELLS = ("lstm", "gru", "lstm_peephole", "rhn")
+CASES = [(cell, b, h) for cell in CELLS for h in (128, 512) for b in (1, 8, 32)]
 
 
 def fresh(b: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -88,13 +89,19 @@ def where() -> dict[str, Any]:
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], capture_output=True, text=True, check=False).stdout.strip()
 
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
     model = next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "unknown")
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": git("rev-parse", "--short", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "-uno")), "cpu": model, "threads": torch.get_num_threads(),
-        "torch": torch.__version__, "dtype": "float32", "pass": "forward+backward",
-    }  # fmt: skip
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": git("rev-parse", "--short", "HEAD"),
+        "dirty": bool(git("status", "--porcelain", "-uno")),
+        "cpu": model,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "dtype": "float32",
+        "pass": "forward+backward",
+    }
 
 
 def rows(cases: list[tuple[str, int, int]], seconds: float) -> Iterator[dict[str, Any]]:
@@ -106,7 +113,8 @@ def rows(cases: list[tuple[str, int, int]], seconds: float) -> Iterator[dict[str
 
 def main() -> None:
     """Run all cases, print a table, append rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("--quick", action="store_true", help="H = 128 only, half a second a case")
     parser.add_argument("--cell", help="only this cell")
     parser.add_argument("--out", type=Path, help="append the rows to this JSONL file")
@@ -117,7 +125,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     cases = [c for c in CASES if (not args.quick or c[2] == 128) and args.cell in (None, c[0])]
-    print(f"{'cell':14s} {'B':>3s} {'H':>4s}  {'ours ms':>8s} {'MB':>6s}   {'eager':>6s} {'MB':>6s}   torch.nn    MB")
+    print("cell            B    H   ours ms     MB    eager     MB   torch.nn    MB")
     vendor: list[float] = []
     for row in rows(cases, 0.5 if args.quick else args.seconds):
         ours, eager = row["intrastream"], row["eager"]

@@ -41,7 +41,7 @@ class _Counter(TorchDispatchMode):
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Peak of tensor bytes made during `run` (autograd's saved ones included; a kernel's own scratch is not)."""
+    """Peak of tensor bytes made during `run`: autograd's saved ones too, but not a kernel's own scratch."""
     with _Counter() as counter:
         run()
     return counter.peak

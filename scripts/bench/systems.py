@@ -1,4 +1,4 @@
-"""What is measured: our network, torch's own modules and eager loops written the obvious way, same weights."""
+"""What is measured: our network, torch's own modules, eager loops written the obvious way; same weights."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ LADDER = {
     "framework.state": 3,
     "framework.random": 3,
     "framework.runners": 3,
+    "framework.call": 4,
     "framework.network": 4,
     "framework.convert": 4,
     "framework.data": 4,

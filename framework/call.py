@@ -1,0 +1,301 @@
+"""One forward of a network: the steps of its plan, in order, over one chunk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from framework.cell import Op
+from framework.errors import ConfigError
+from framework.plan import Loop, Map, Plan
+from framework.random import mask as random_mask
+from framework.runners import hoisted
+from framework.runners.torch_loop import Chunk
+from framework.state import State, carry, keep_mask
+from framework.steps import Linear
+
+if TYPE_CHECKING:
+    from framework.network import Network
+
+
+def last_uses(plan: Plan) -> list[list[int]]:
+    """For every step the ops whose values no later step reads: they can be let go."""
+    last: dict[int, int] = {}
+    for k, step in enumerate(plan.steps):
+        for a in _reads(plan, step):
+            last[a] = k
+    keep = {plan.roots[n] for n in (*plan.graph.outputs.values(), *plan.history)}
+    out: list[list[int]] = [[] for _ in plan.steps]
+    for a, k in last.items():
+        if a not in keep:
+            out[k].append(a)
+    return out
+
+
+def _reads(plan: Plan, step: Linear | Map | Loop) -> Sequence[int]:
+    if isinstance(step, Linear):
+        return [a.source for a in step.addends if a.source >= 0]
+    if isinstance(step, Loop):
+        return plan.components[step.component].ext
+    op = plan.ops[step.op]
+    return [plan.roots[op.name]] if op.kind == "shift" else op.args
+
+
+class Call:
+    """One forward of a network: the values of its steps as they come."""
+
+    def __init__(
+        self,
+        net: Network,
+        x: Tensor | Mapping[str, Tensor],
+        state: State | None,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+    ):
+        self.net, self.plan = net, net.plan
+        self.like = net.like
+        self.inputs = self._inputs(x)
+        first = next(iter(self.inputs.values()))
+        self.steps, self.lanes = first.shape[0], first.shape[1]
+        self._check(lengths, resets)
+        self.lengths = None if lengths is None else lengths.to(self.like.device)
+        self.resets = None if resets is None else resets.to(self.like.device, torch.bool)
+        self.padding = self._padding()
+        self.state = net.initial_state(self.lanes)
+        if state is not None:
+            self._check_state(state)
+            self.state = State(state.history, self.state.initial)
+        self.masks: dict[int, Tensor | None] = {}
+        self.values: dict[int, Tensor] = {}
+        self.buffers: dict[int, Tensor] = {}
+        self.clock: dict[str, float] | None = None
+        if net.profile:
+            self.clock = net.timing = {"hoisted": 0.0, "loop": 0.0}
+        if net.training and any(op.kind == "random" for op in self.plan.ops):
+            net.seed = int(torch.randint(2**31 - 1, ()))
+
+    def _inputs(self, x: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        specs = self.net.graph.inputs
+        given = dict(x) if isinstance(x, Mapping) else {next(iter(specs)): x}
+        if set(given) != set(specs):
+            raise ConfigError(
+                "x",
+                f"the network's inputs are {', '.join(specs)}, given are {', '.join(given)}",
+                "Pass a dict with one tensor for each input.",
+            )
+        out: dict[str, Tensor] = {}
+        shape: tuple[int, ...] | None = None
+        for name, spec in specs.items():
+            v = given[name]
+            want = "[T, B]" if spec.vocab is not None else f"[T, B, {spec.size}]"
+            fits = v.dim() == 2 if spec.vocab is not None else v.dim() == 3 and v.shape[-1] == spec.size
+            if not fits:
+                raise ConfigError(f"x['{name}']", f"shape {tuple(v.shape)} does not fit the input {want}",
+                                  "The layout is time first: [steps, lanes, features].")  # fmt: skip
+            if shape is not None and v.shape[:2] != shape:
+                cause = f"{tuple(v.shape[:2])} steps and lanes, another input has {shape}"
+                raise ConfigError(f"x['{name}']", cause, "All inputs cover the same steps and lanes.")
+            if spec.vocab is not None and v.is_floating_point():
+                raise ConfigError(f"x['{name}']", f"{v.dtype} where the graph says indices",
+                                  f"Pass integers below {spec.vocab}.")  # fmt: skip
+            shape = tuple(v.shape[:2])
+            out[name] = v.long() if spec.vocab is not None else v.to(self.like.dtype)
+        if not shape or not shape[0]:
+            raise ConfigError("x", "no steps: T is 0", "Pass at least one step.")
+        return out
+
+    def _check(self, lengths: Tensor | None, resets: Tensor | None) -> None:
+        if lengths is not None and lengths.shape != (self.lanes,):
+            cause = f"shape {tuple(lengths.shape)}, there are {self.lanes} lanes"
+            raise ConfigError("lengths", cause, f"Pass one length for each lane: [{self.lanes}].")
+        if resets is not None and resets.shape != (self.steps, self.lanes):
+            cause = f"shape {tuple(resets.shape)}, x has {self.steps} steps and {self.lanes} lanes"
+            raise ConfigError("resets", cause, f"Pass a bool tensor [{self.steps}, {self.lanes}].")
+
+    def _check_state(self, state: State) -> None:
+        for name, fresh in self.state.history.items():
+            if name not in state.history or state.history[name].shape != fresh.shape:
+                found = tuple(state.history[name].shape[1:]) if name in state.history else "nothing"
+                raise ConfigError(
+                    "state",
+                    f"'{name}' holds {found}, this call needs {tuple(fresh.shape[1:])}",
+                    "Pass the state that this network returned for the same lanes, or None.",
+                )
+
+    def _padding(self) -> Tensor | None:
+        """Bool [T, B, 1]: frames at or past their lane's length.
+
+        They are filled with the lane's own frames over again (an empty lane: with those of the longest), so
+        that nothing in them spreads. Zeros would not do: log, 1 / x or a norm may have no slope at 0, and a
+        gradient of 0 times an infinite slope is a NaN in the weights' gradients.
+        """
+        lengths = self.lengths
+        if lengths is None:
+            return None
+        steps = torch.arange(self.steps, device=self.like.device).unsqueeze(1)
+        padding = (steps >= lengths.unsqueeze(0)).unsqueeze(-1)
+        lanes = torch.arange(self.lanes, device=self.like.device)
+        lane = torch.where(lengths > 0, lanes, lengths.argmax())
+        frame = steps % lengths[lane].clamp(min=1)
+        nothing = lengths.max() < 1
+        for name, v in self.inputs.items():
+            filling = v.detach()[frame, lane].masked_fill(nothing, 0)
+            self.inputs[name] = torch.where(padding if v.dim() == 3 else padding.squeeze(-1), filling, v)
+        return padding
+
+    def run(self) -> tuple[Tensor | dict[str, Tensor], State]:
+        """Outputs (a tensor, or a dict when there are several) and the state after the chunk."""
+        start = time.perf_counter()
+        for name, v in self.inputs.items():
+            self.values[self.plan.roots[name]] = v
+        for k, step in enumerate(self.plan.steps):
+            if isinstance(step, Linear):
+                self._linear(k, step)
+            elif isinstance(step, Loop):
+                self._loop(step)
+            else:
+                self._map(step.op)
+            for a in self.net.last_uses[k]:
+                self.values.pop(a, None)
+        state = self._state()
+        outputs: dict[str, Tensor] = {}
+        for shown, node in self.net.graph.outputs.items():
+            y = self.values[self.plan.roots[node]]
+            if self.padding is not None:
+                y = y.masked_fill(self.padding, 0.0)
+            outputs[shown] = y
+        if self.clock is not None:
+            self.clock["hoisted"] += time.perf_counter() - start - self.clock["loop"]
+        return (outputs if len(outputs) > 1 else next(iter(outputs.values()))), state
+
+    def _state(self) -> State:
+        history: dict[str, Tensor] = {}
+        for name, old in self.state.history.items():
+            now = self.values[self.plan.roots[name]]
+            history[name] = carry(old, now, self.state.initial[name], self.lengths, self.resets)
+        return State(history, self.state.initial)
+
+    # Steps --------------------------------------------------------------------------------------------
+
+    def value(self, at: int) -> Tensor:
+        """The value of an op of the program: [T, B, size], or [size] for weights and numbers."""
+        op = self.plan.ops[at]
+        if op.kind == "param":
+            return self.net.pack_view(op.name)
+        if op.kind == "const":
+            return self.like.new_full((1,), op.value)
+        return self.values[at]
+
+    def _linear(self, k: int, step: Linear) -> None:
+        tensors: list[Tensor] = []
+        for a in step.addends:
+            if a.kind != "bias":
+                tensors.append(self._full(self.value(a.source)))
+            if a.kind != "value":
+                tensors.append(self.net.get_parameter(a.pack))
+        if not tensors:
+            buffer = self.like.new_zeros(self.steps, self.lanes, step.width)
+            for lo, hi, const in step.const:
+                buffer[..., lo:hi] += const
+        else:
+            buffer = hoisted.linear(step, tensors, self.steps, self.lanes, self.clock)
+        if step.loop:
+            self.buffers[k] = buffer
+            return
+        columns = sorted(step.columns.items(), key=lambda item: item[1])
+        sizes = [hi - lo for _, (lo, hi) in columns]
+        parts = torch.split(buffer, sizes, -1) if len(sizes) > 1 else [buffer]
+        for (at, _), part in zip(columns, parts, strict=True):
+            self.values[at] = part
+
+    def _full(self, x: Tensor) -> Tensor:
+        """A weight or number as a sequence."""
+        return x if x.dim() >= 2 else x.expand(self.steps, self.lanes, -1)
+
+    def _map(self, at: int) -> None:
+        op = self.plan.ops[at]
+        if op.kind in ("input", "index"):
+            return
+        if op.kind == "shift":
+            self.values[at] = self._shift(op)
+            return
+        if op.kind == "random":
+            self.values[at] = self._random(op)
+            return
+        pack = self.net.pack_view(op.name) if op.kind == "block" else None
+        args = [self.value(a) for a in op.args]
+        if op.kind == "concat":
+            args = [self._full(a) for a in args]
+        self.values[at] = self._full(hoisted.apply(op, args, pack))
+
+    def _shift(self, op: Op) -> Tensor:
+        """The values of a node (or input) at t + shift; initial ones where that leaves the sequence."""
+        x, initial = self.values[self.plan.roots[op.name]], self._initial(op.name)
+        if op.shift < 0:
+            old = self.state.history[op.name]
+            out = torch.cat([old[old.shape[0] + op.shift :], x])[: self.steps]
+        else:
+            edge = initial.expand(min(op.shift, self.steps), *x.shape[1:])
+            out = torch.cat([x[op.shift :], edge])
+        keep = self.mask(op.shift)
+        if keep is None:
+            return out
+        return torch.where(keep if x.dim() == 3 else keep.squeeze(-1), out, initial)
+
+    def _initial(self, name: str) -> Tensor:
+        if name in self.state.initial:
+            return self.state.initial[name]
+        spec = self.net.graph.inputs.get(name)
+        if spec is not None and spec.vocab is not None:
+            return torch.full((), -1, dtype=torch.int64, device=self.like.device)
+        return self.net.initial(name)
+
+    def mask(self, shift: int) -> Tensor | None:
+        """Where a read at t + shift stays inside its sequence; None: everywhere."""
+        if shift not in self.masks:
+            self.masks[shift] = keep_mask(shift, self.steps, self.lanes, self.lengths, self.resets)
+        return self.masks[shift]
+
+    def _random(self, op: Op) -> Tensor:
+        """dropout: 0 or 1/(1-p); zoneout: 1 where the old value stays. Without training: their mean."""
+        if not self.net.training:
+            mean = 1.0 if op.lo == 0 else op.value
+            return self.like.new_full((1,), mean).expand(self.steps, self.lanes, op.size)
+        hit = random_mask(
+            self.net.seed, op.name, self.steps, self.lanes, op.size, op.value, self.like.device
+        ).to(self.like.dtype)
+        if op.lo == 1:
+            return hit
+        return (1.0 - hit) / (1.0 - op.value) if op.value < 1.0 else hit * 0.0
+
+    def _loop(self, step: Loop) -> None:
+        c, loop = self.plan.components[step.component], self.net.loops[step.component]
+        masks = {}
+        for op in c.cell:
+            if op.kind == "shift" and (keep := self.mask(op.shift)) is not None:
+                masks[abs(op.shift)] = keep
+        start = time.perf_counter()
+        boundary, init = [], []
+        for node, distance in c.states.items():
+            init.append(self._initial(node))
+            if c.direction > 0:
+                boundary.append(self.state.history[node][-distance:])
+            else:
+                boundary.append(init[-1].expand(distance, self.lanes, -1))
+        out = loop(
+            Chunk(self.steps, self.lanes, masks, self.clock),
+            self.buffers.pop(step.pre, None),
+            [self._full(self.value(a)) for a in c.ext],
+            [self.net.get_parameter(p) for p in self.net.run_packs[step.component]],
+            [self.net.pack_view(n) for n in loop.singles],
+            boundary,
+            init,
+        )
+        for (at, _), v in zip(c.outputs, out, strict=True):
+            self.values[at] = v
+        if self.clock is not None:
+            self.clock["loop"] += time.perf_counter() - start
