@@ -3,7 +3,8 @@
 torch's own fp32 products on a CPU go to MKL, which leaves AVX-512 unused where the processor is not Intel's:
 on an AMD EPYC (torch 2.13, one thread) [4096, 512] x [512, 2048] ran at 48 GFLOP/s, and at 78 to 105 by
 oneDNN, which torch brings along for its own nn.LSTM. Small products are no faster there, and pay for a
-result of their own. The choice depends on the machine and the shape alone, never on a measurement: runs stay repeatable.
+result of their own. The choice depends on the machine and the shape alone, never on a measurement, so that
+runs can be repeated.
 """
 
 from __future__ import annotations

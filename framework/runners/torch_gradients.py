@@ -10,6 +10,7 @@ from torch import Tensor
 
 from framework.derivative import Backward
 from framework.runners.emit import Place
+from framework.runners.functions import run_loop
 from framework.runners.products import outer
 from framework.runners.source import Source, pads
 
@@ -39,7 +40,7 @@ def gradients(
     for distance, mask in chunk.masks.items():
         v[f"L{distance}"] = torch.nn.functional.pad(mask.to(like.dtype), (0, 0, 0, 0, back, front))
     loop.allocate(source, chunk, like, _block(source, chunk, like), v)
-    run(chunk.steps, _block(source, chunk, like), v)
+    run_loop(run, chunk.steps, _block(source, chunk, like), v)
 
     def value(at: int) -> Tensor:
         return loop.value(v, source.places[at], chunk)

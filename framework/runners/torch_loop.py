@@ -154,7 +154,7 @@ class TorchLoop:
             root = c.roots[node]
             lo, hi = v[f"span{root}"]
             v[f"V{root}"][lo:hi] = v[f"boundary{root}"]
-        run(chunk.steps, 0, v)
+        functions.run_loop(run, chunk.steps, 0, v)
         return tuple(self.value(v, source.places[at], chunk).detach() for _, at in c.outputs)
 
     def _like(self, v: Mapping[str, Any]) -> Tensor:
