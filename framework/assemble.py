@@ -41,6 +41,7 @@ def assemble(
     cell_name: str = "",
     task: str = "auto",
     runner: str = "auto",
+    parallel: str = "intra",
     seed: int = 1,
     device: str = "cpu",
     threads: int = 0,
@@ -59,7 +60,9 @@ def assemble(
     graph = model_graph(model, dataset, cell, cell_name)
     random.seed(seed)
     torch.manual_seed(seed)
-    net = Network(graph, runner=runner).to(device)
+    if parallel not in ("intra", "none"):
+        raise ConfigError("parallel", f"no '{parallel}'", "There are: intra, none.")
+    net = Network(graph, runner, "none" if parallel == "none" else "intra").to(device)
     return Parts(dataset, graph, net, make_task(task, dataset), device)
 
 

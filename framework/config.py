@@ -192,7 +192,7 @@ def saved_config(path: Path, changes: Iterable[str]) -> DictConfig:
         key, equals, _ = change.partition("=")
         if not equals or key.startswith("-"):
             raise ConfigError(change, "a resumed run takes only KEY=VALUE", "E.g. train.epochs=20.")
-        if key in (*GROUPS, "runner", "seed", "run_dir"):
+        if key in (*GROUPS, "runner", "parallel", "seed", "run_dir"):
             raise ConfigError(
                 key, "a resumed run keeps it", "Start a new run, or change an option: train.epochs=20."
             )

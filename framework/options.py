@@ -101,6 +101,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     runner: str = "auto"
+    parallel: str = "intra"
     seed: int = 1
     run_dir: str | None = None
     resume: str | None = None

@@ -27,6 +27,7 @@ def restore(path: Path, changes: Iterable[str] = ()) -> Parts:
         cell_name=values["choices"].get("cell", ""),
         task=values["task"],
         runner=values["runner"],
+        parallel=values["parallel"],
         seed=values["seed"],
         device=values["train"]["device"],
         threads=values["train"]["threads"],
