@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from framework.cell import Builder, Op
-from framework.scc import topological
 
 Kind = Literal["dense", "elementwise", "linear", "none"]
 MATRICES = ("full", "gather", "block")
 EXCHANGES = ("full", "block", "concat", "slice", "normalize", "softmax", "rowsum", "gather")
+NEW_PHASE = ("full", "block", "normalize", "softmax", "rowsum")
 CONSTANT = ("param", "const")
 
 
@@ -184,7 +184,7 @@ def make_component(
     hoist: bool,
     timing: tuple[int, int, int],
 ) -> Component:
-    """Build the cell of the loop `members` (op ids of `program`, which grows by hoisted helpers).
+    """Build the cell of the loop `members` (op ids of `program` in order; it grows by hoisted helpers).
 
     `wanted`: ops of the program that somebody outside reads; `timing`: direction, delay, factor.
     With hoist=False (the plan's parallel=none) every product stays in the loop.
@@ -207,7 +207,7 @@ def make_component(
                 for a, coef in zip(op.args, op.coefs, strict=True)
                 if a in inside and coef == 1.0 and program.ops[a].kind == "full" and uses[a] == 1
             }
-    for i in topological(members, {i: program.ops[i].args for i in members}):
+    for i in members:  # in order: the arguments of an op stand before it
         c.local[i] = c.translate(i)
     local_roots = {n: c.local[roots[n]] for n in nodes if roots[n] in inside}
     cell, phase = c.b.ops, phases_of(c.b.ops)
@@ -228,8 +228,8 @@ def phases_of(cell: Sequence[Op]) -> list[int]:
     """The phase of each op: a dense product or a row statistic needs one exchange more than its source."""
     phase: list[int] = []
     for op in cell:
-        before = max((phase[a] for a in op.args), default=0)
-        phase.append(before + (op.kind in ("full", "block", "normalize", "softmax", "rowsum")))
+        before = max([phase[a] for a in op.args], default=0)
+        phase.append(before + (op.kind in NEW_PHASE))
     return phase
 
 

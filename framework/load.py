@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from framework.expr import Expr
 from framework.fields import read_size
 from framework.graph import Graph, Input, Node, Weight
 from framework.names import check_keys, check_name, known
+from framework.pause import no_garbage_collection
 from framework.reading import Reader
 from framework.scope import Leaf, Scope
 from framework.template import fill, params_env
@@ -33,23 +32,11 @@ def load_graph(source: str | Path | Mapping[str, Any], /, *, cell_dirs: Iterable
     suffix, such as "blstm", is a model of conf/model. Raises GraphError with the YAML path, the cause and
     a fix; warns with GraphWarning about an input that nobody reads. The language: docs/language.md.
     """
-    with _no_garbage_collection():
+    with no_garbage_collection():
         graph = _load(_read(source), cell_dirs, params)
     for note in graph.warnings:
         warnings.warn(note, GraphWarning, stacklevel=2)
     return graph
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Loading makes many small objects that stay; the collector would walk them for half the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _load(spec: Mapping[str, Any], cell_dirs: Iterable[str | Path], params: Mapping[str, Any]) -> Graph:

@@ -16,6 +16,7 @@ from framework.choose import Choice, choose
 from framework.component import MATRICES, Component, edges_of, make_component
 from framework.direction import Timing, reads, timing
 from framework.graph import Graph
+from framework.pause import no_garbage_collection
 from framework.scc import components, topological
 from framework.steps import Linear, Loop, Map, Pack, Step, make_steps
 
@@ -43,7 +44,8 @@ class Plan:
     def __str__(self) -> str:
         from framework.plan_text import plan_text
 
-        return plan_text(self)
+        with no_garbage_collection():
+            return plan_text(self)
 
     def activation_bytes(self, steps: int, lanes: int, itemsize: int = 4) -> int:
         """Predicted bytes kept for the backward of one chunk."""
@@ -63,12 +65,20 @@ def make_plan(graph: Graph, parallel: Parallel = "intra", runner: str = "auto") 
     `runner` forces one for every loop ("auto": the best that takes it). Raises GraphError for a loop without
     delay or a component that runs both ways in time, ConfigError for a runner that does not exist.
     """
+    with no_garbage_collection():
+        return _make_plan(graph, parallel, runner)
+
+
+def _make_plan(graph: Graph, parallel: Parallel, runner: str) -> Plan:
     edges = {n: reads(node.expr) for n, node in graph.nodes.items()}
     alive = _alive(graph, edges)
     names = [n for n in graph.nodes if n in alive]
     groups, timings = _components(graph, names, edges)
     order: list[str] = []
     for group in groups:
+        if len(group) == 1:
+            order += group
+            continue
         place = {n: i for i, n in enumerate(group)}
         local = [[place[w] for w, s in edges[n] if s == 0 and w in place] for n in group]
         order += [group[i] for i in topological(range(len(group)), local)]
@@ -127,12 +137,13 @@ class _Planner:
             if op.kind == "shift" and op.shift < 0:
                 history[op.name] = max(history.get(op.name, 0), -op.shift)
         wanted = self._wanted(loops, history)
+        names = _distinct([self._name(group) for group, _, _ in loops])
         made = [
             make_component(
-                self._name(group), group, members, self.b, self.roots, wanted,
+                name, group, members, self.b, self.roots, wanted,
                 self.parallel == "intra", (t.direction, t.delay, t.factor) if t else (1, 0, 0),
             )
-            for group, members, t in loops
+            for name, (group, members, t) in zip(names, loops, strict=True)
         ]  # fmt: skip
         steps, together, packs = make_steps(self.graph, self.b, self.roots, made)
         owner = (*self.owner, *[""] * (len(self.b.ops) - len(self.owner)))
@@ -194,3 +205,13 @@ class _Planner:
             sources = (self.roots[op.name],) if op.kind == "shift" else op.args
             out.update(a for a in sources if a in home and home[a] != home.get(i))
         return frozenset(out)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """l1, l1 -> l1, l1#2: two loops inside one cell."""
+    count: dict[str, int] = {}
+    out = []
+    for name in names:
+        n = count[name] = count.get(name, 0) + 1
+        out.append(name if n == 1 else f"{name}#{n}")
+    return out

@@ -35,7 +35,9 @@ def join_names(names: Sequence[str]) -> str:
 
 
 def join_terms(weights: Sequence[str]) -> str:
-    """The terms of weight names: l1/i:full(x), l1/f:full(x) -> full(x)."""
+    """The terms of weight names: l1/i:full(x), l1/f:full(x)#2 -> full(x); a term on its own keeps its #2."""
+    if len(weights) == 1:
+        return weights[0].split(":", 1)[1]
     terms = list(dict.fromkeys(term_of(w) for w in weights))
     return " | ".join(terms) if len(terms) <= 3 else f"{terms[0]} | {len(terms) - 1} more"
 

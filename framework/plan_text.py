@@ -5,14 +5,16 @@ How to read it: docs/planner.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
+from framework.component import phases_of
 from framework.memory import flops, kept
 from framework.plan_names import Values, add_up, join_names, join_terms, node_of, number, scaled, term_of
 from framework.reasons import cycle_text
-from framework.steps import Addend, Linear, Loop, Map, Pack
+from framework.steps import Linear, Loop, Map, Pack
 
 if TYPE_CHECKING:
     from framework.component import Component
@@ -66,9 +68,11 @@ def _si(x: float) -> str:
 
 def loop_facts(c: Component) -> str:
     """`forward, dense, 1 phase, delay 1`."""
+    if not c.delay:  # only where nothing is hoisted
+        return "no recurrence"
     facts = ["forward" if c.direction > 0 else "backward", c.kind]
     facts.append(f"{c.phases} phase{'s' * (c.phases != 1)}")
-    facts.append(f"delay {c.delay}" if c.delay else "no recurrence")
+    facts.append(f"delay {c.delay}")
     if c.factor > 1:
         facts.append(f"factor {c.factor}")
     return ", ".join(facts)
@@ -123,35 +127,35 @@ class _Rows:
     def _linear(self, step: Linear, columns: Sequence[Column]) -> Iterator[Row]:
         """A line for each product, with all else that starts or joins the same columns."""
         products = [a for a in step.addends if a.kind in ("full", "gather")]
-        home: dict[tuple[int, int], int] = {}  # columns -> the first product in them
+        home: dict[int, int] = {}  # start of a column -> the first product in it
+        firsts: list[list[int]] = [[] for _ in products]  # and back
         for k, a in enumerate(products):
-            for lo, hi, _ in columns:
-                if a.lo <= lo and hi <= a.hi:
-                    home.setdefault((lo, hi), k)
+            for lo, *_ in _within(columns, a.lo, a.hi):
+                if home.setdefault(lo, k) == k:
+                    firsts[k].append(lo)
         more: list[list[str]] = [[] for _ in products]
-        alone: list[tuple[list[Column], str]] = []
+        alone: list[tuple[str, list[Column]]] = []
         for text, where in self._others(step, columns):
-            for k in range(len(products)):
-                mine = [column for column in columns if home.get(column[:2]) == k]
-                if mine and all(column in where for column in mine):
+            starts = {column[0] for column in where}
+            for k in dict.fromkeys(home[lo] for lo in starts if lo in home):
+                if all(lo in starts for lo in firsts[k]):
                     more[k].append(text)
-                    where = [column for column in where if column not in mine]
-            if where:
-                alone.append((where, text))
-        written: set[tuple[int, int]] = set()
+                    starts.difference_update(firsts[k])
+            if starts:
+                alone.append((text, [column for column in where if column[0] in starts]))
+        written: set[int] = set()
         for a, extra in zip(products, more, strict=True):
-            mine = [column for column in columns if a.lo <= column[0] and column[1] <= a.hi]
             pack = self.plan.packs[a.pack]
             text = add_up([scaled(join_terms([m[0] for m in pack.members]), a.coef), *extra])
             kind = "gemm" if a.kind == "full" else "gather"
-            yield kind, self._into(mine, text, written), product_cost(pack)
-        for where, text in alone:
+            yield kind, self._into(_within(columns, a.lo, a.hi), text, written), product_cost(pack)
+        for text, where in alone:
             yield "add", self._into(where, text, written), f"[T*B, {sum(hi - lo for lo, hi, _ in where)}]"
 
-    def _into(self, columns: Sequence[Column], text: str, written: set[tuple[int, int]]) -> str:
+    def _into(self, columns: Sequence[Column], text: str, written: set[int]) -> str:
         """`names <- text`, or `names += text` where something stands in one of the columns already."""
-        sign = "+=" if any(column[:2] in written for column in columns) else "<-"
-        written.update(column[:2] for column in columns)
+        sign = "+=" if any(column[0] in written for column in columns) else "<-"
+        written.update(column[0] for column in columns)
         return f"{join_names([name for _, _, name in columns])} {sign} {text}"
 
     def _sums(self, step: Linear) -> list[Column]:
@@ -170,25 +174,20 @@ class _Rows:
                 nodes.update((a.lo + lo, node_of(name)) for name, lo, _ in self.plan.packs[a.pack].members)
         return [(t.lo, t.hi, nodes.get(t.lo, c.name)) for t in c.targets]
 
-    def _others(
-        self, step: Linear, columns: Sequence[Column]
-    ) -> Iterator[tuple[str, list[Column]]]:
+    def _others(self, step: Linear, columns: Sequence[Column]) -> Iterator[tuple[str, list[Column]]]:
         """(text, columns it is added to) of biases, values and numbers."""
         found: dict[str, list[Column]] = {}
         for a in step.addends:
             if a.kind == "value":
                 text = scaled(self.values.text(a.source)[0], a.coef)
-                found.setdefault(text, []).extend(self._within(columns, a))
+                found.setdefault(text, []).extend(_within(columns, a.lo, a.hi))
             elif a.kind == "bias":
                 for name, lo, hi in self.plan.packs[a.pack].members:
-                    part = Addend("bias", a.lo + lo, a.lo + hi)
-                    found.setdefault(scaled(term_of(name), a.coef), []).extend(self._within(columns, part))
+                    text = scaled(name.split(":", 1)[1], a.coef)
+                    found.setdefault(text, []).extend(_within(columns, a.lo + lo, a.lo + hi))
         for lo, hi, const in step.const:
-            found.setdefault(number(const), []).extend(self._within(columns, Addend("const", lo, hi)))
+            found.setdefault(number(const), []).extend(_within(columns, lo, hi))
         yield from found.items()
-
-    def _within(self, columns: Sequence[Column], a: Addend) -> Iterable[Column]:
-        return [column for column in columns if a.lo <= column[0] and column[1] <= a.hi]
 
     # Loops ----------------------------------------------------------------------------------------------
 
@@ -199,7 +198,8 @@ class _Rows:
         yield "loop", f"{c.name}  {loop_facts(c)}", f"runner {choice.runner}"
         for note in choice.notes:
             yield "", f"  not {note}", ""
-        carried = f"; carries {join_names(list(c.states))}" if c.states else ""
+        states = [n for n in c.nodes if n in c.states]
+        carried = f"; carries {join_names(states)}" if states else ""
         yield "", f"  nodes {join_names(c.nodes)}{carried}", ""
         if c.delay:
             yield "", f"  why: {cycle_text(plan.graph, c)}", ""
@@ -209,15 +209,45 @@ class _Rows:
             cols = c.cell[run.source].size
             what = f"  in loop: {phase}{join_terms(names)} -> {join_names([node_of(w) for w in names])}"
             yield "", what, f"[B, {cols}] x [{cols}, {run.hi - run.lo}]"
-        singles: dict[tuple[str, str], list[str]] = {}
-        for op in c.cell:
-            if op.kind in ("param", "gather"):
-                singles.setdefault((term_of(op.name), ""), []).append(node_of(op.name))
-            elif op.kind == "block":
-                cost = f"{op.blocks} x [{c.cell[op.args[0]].size // op.blocks}, {op.size // op.blocks}]"
-                singles.setdefault((term_of(op.name), cost), []).append(node_of(op.name))
-        for (term, cost), nodes in singles.items():
-            yield "", f"  in loop: {term} -> {join_names(nodes)}", cost
-        row_ops = [op.kind for op in c.cell if op.kind in ("normalize", "softmax", "rowsum")]
-        if row_ops:
-            yield "", f"  in loop: over the units of a row: {', '.join(dict.fromkeys(row_ops))}", ""
+        for (phase, term, cost), nodes in self._singles(c).items():
+            mark = f"phase {phase}: " if phase and c.phases > 1 else ""
+            yield "", f"  in loop: {mark}{term} -> {join_names(nodes)}", cost
+
+    def _singles(self, c: Component) -> dict[tuple[int, str, str], list[str]]:
+        """(phase, term, cost) -> nodes: what has weights or looks at whole rows, but is no dense product."""
+        found: dict[tuple[int, str, str], list[str]] = {}
+        phase, node = phases_of(c.cell), _nodes_of(c)
+        for i, op in enumerate(c.cell):
+            key: tuple[int, str, str] | None = None
+            if op.kind == "block":
+                key = (phase[i], term_of(op.name), f"[B, {c.cell[op.args[0]].size}] in {op.blocks} blocks")
+            elif op.kind == "gather":
+                vocab = self.plan.graph.weights[op.name].shape[1]
+                key = (phase[i], term_of(op.name), f"rows of [{vocab}, {op.size}]")
+            elif op.kind == "softmax":
+                key = (phase[i], "softmax", "")
+            elif op.kind == "prod" and any(c.cell[a].kind == "normalize" for a in op.args):
+                gain = next((c.cell[a].name for a in op.args if c.cell[a].name.endswith(".gain")), "")
+                if gain:
+                    key = (phase[i], term_of(gain).removesuffix(".gain"), "")
+            elif op.kind == "param" and not term_of(op.name).startswith("norm("):
+                key = (0, term_of(op.name), "")
+            if key:
+                found.setdefault(key, []).append(node_of(op.name) if op.name else node[i])
+        return found
+
+
+def _within(columns: Sequence[Column], lo: int, hi: int) -> Sequence[Column]:
+    """The columns in lo:hi of a buffer; `columns` are sorted."""
+    return columns[bisect_left(columns, (lo,)) : bisect_left(columns, (hi,))]
+
+
+def _nodes_of(c: Component) -> list[str]:
+    """The node that each op of a cell works for."""
+    nodes = [""] * len(c.cell)
+    for name, at in c.roots.items():
+        nodes[at] = name
+    for i in reversed(range(len(c.cell))):
+        for a in c.cell[i].args:
+            nodes[a] = nodes[a] or nodes[i]
+    return nodes

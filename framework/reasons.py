@@ -13,8 +13,6 @@ from framework.graph import Graph
 if TYPE_CHECKING:
     from framework.component import Component
 
-SHOWN = 6  # reads of a cycle that are printed
-
 
 def cycle_text(graph: Graph, c: Component) -> str:
     """`l1/i reads l1/h[t-1], l1/h reads l1/c, l1/c reads l1/i`: the shortest way back from one read.
@@ -36,11 +34,7 @@ def cycle_text(graph: Graph, c: Component) -> str:
     while at != first:
         at, s = before[at]
         way.append((at, -s))
-    cycle = [(name, -shift), *reversed(way)]
-    if len(cycle) <= SHOWN:
-        return show(cycle)
-    text = show(cycle).split(", ")
-    return ", ".join([*text[: SHOWN - 2], f"... {len(text) - SHOWN + 1} more", text[-1]])
+    return show([(name, -shift), *reversed(way)])
 
 
 def _candidates(graph: Graph, c: Component) -> Iterator[tuple[str, tuple[str, int]]]:

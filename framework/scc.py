@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def components(edges: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -56,7 +56,9 @@ def components(edges: Sequence[Sequence[int]]) -> list[list[int]]:
     return found
 
 
-def topological(nodes: Sequence[int], edges: Sequence[Sequence[int]]) -> list[int]:
+def topological(
+    nodes: Sequence[int], edges: Sequence[Sequence[int]] | Mapping[int, Sequence[int]]
+) -> list[int]:
     """`nodes` ordered so that what each depends on (through `edges`, inside `nodes`) comes first.
 
     Ties keep the order given. A cycle is an error of ours: the planner has looked for it before.

@@ -146,13 +146,13 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError("parallel", cause, known("There are", options["parallel"], PARALLEL))
     made = graph(options["model"], options["cell"], params)
     plan = make_plan(made, "none" if options["parallel"] == "none" else "intra", options["runner"])
-    for path, form in ((asked.svg, "svg"), (asked.png, "png")):
-        if path is not None:
-            draw.render(draw.dot_text(plan), path, form)
     print(plan)
     if asked.code:
         print()
         print(code(plan), end="")
+    for path, form in ((asked.svg, "svg"), (asked.png, "png")):
+        if path is not None:
+            draw.render(draw.dot_text(plan), path, form)
 
 
 if __name__ == "__main__":

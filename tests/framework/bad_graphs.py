@@ -166,4 +166,36 @@ BAD_PLANS: dict[str, str] = {
         "a: {size: 4, is: 'full(h[t+1])'}\nh: {size: 4, is: 'x + a[t-1]'}"),
     "loops both ways": nodes(
         "a: {size: 4, is: 'full(h[t+1]) + full(a[t-1])'}\nh: {size: 4, is: 'x + a[t+1]'}"),
+    "two nodes that read each other": nodes("a: {size: 4, is: h * x}\nh: {size: 4, is: full(a) + bias}"),
+    "five nodes in a ring": nodes(
+        "a: {size: 4, is: full(f) + x}\nb: {size: 4, is: tanh(a)}\nd: {size: 4, is: full(b)}\n"
+        "e: {size: 4, is: d * x}\nf: {size: 4, is: e}\nh: {size: 4, is: 'full(e) + full(h[t-1])'}"),
+    "twelve nodes in a ring": nodes(
+        "h: {size: 4, is: n12}\n'n{i}': {for: i in 2..12, size: 4, is: 'tanh(n{i - 1})'}\n"
+        "n1: {size: 4, is: h + x}"),
+    "a shortcut in the ring": nodes(
+        "a: {size: 4, is: b + h}\nb: {size: 4, is: full(d)}\nd: {size: 4, is: full(h)}\n"
+        "h: {size: 4, is: x + a}"),
+    "a loop without delay inside nested cells": nodes("h: {cell: outer, size: 4, in: x}", """cells:
+  outer:
+    out: y
+    nodes: {part: {cell: inner, in: x}, y: part}
+  inner:
+    out: v
+    nodes: {u: full(v) + x, v: "tanh(u) + u[t-1]"}"""),
+    "a loop without delay between layers": nodes(
+        "l: {cell: mine, size: 4, layers: 3, in: {x: x, top: h}}\nh: {size: 4, is: tanh(l1)}", """cells:
+  mine: {inputs: [x, top], out: y, nodes: {y: "full(x) + full(top) + full(y[t-1])"}}"""),
+    "a bidirectional layer that reads itself": nodes(
+        "l: {cell: lstm, size: 2, bidirectional: true, in: h}\nh: {size: 4, is: l + x}"),
+    "a bidirectional layer that reads itself a step later": nodes(
+        "l: {cell: lstm, size: 2, bidirectional: true, in: 'h[t-1]'}\nh: {size: 4, is: l + x}"),
+    "delays of three nodes that add up to 0": nodes(
+        "a: {size: 4, is: 'full(b[t-2])'}\nb: {size: 4, is: 'full(h[t+3])'}\nh: {size: 4, is: 'a[t-1] + x'}"),
+    "a backward cell in a forward loop": nodes(
+        "l: {cell: mgu, size: 4, backward: true, in: 'h[t-1]'}\nh: {size: 4, is: l + x}"),
+    "a read ahead in a forward loop": nodes(
+        "a: {size: 4, is: 'full(h[t+1])'}\nh: {size: 4, is: 'a[t-3] + x'}"),
+    "a read back in a backward loop": nodes(
+        "a: {size: 4, is: 'full(h[t-1]) + bias'}\nh: {size: 4, is: 'tanh(a[t+4]) + x'}"),
 }
