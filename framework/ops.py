@@ -20,7 +20,10 @@ Derivative = Callable[["Builder", int, tuple[int, ...]], tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class PointwiseOp:
-    """`torch` and `triton` are expressions over {0}, {1}; `inplace`: the torch method, if there is one."""
+    """`torch` and `triton` are expressions over {0}, {1}; `inplace`: the torch method, if there is one.
+
+    A Triton form may use sigmoid, tanh and relu of `kernels/activations.py`.
+    """
 
     name: str
     arity: int
@@ -38,11 +41,11 @@ def _rows() -> list[PointwiseOp]:
 
     return [
         # name, arity, torch, triton, derivative, in place
-        row("sigmoid", 1, "torch.sigmoid({0})", "1.0 / (1.0 + tl.exp(-({0})))",
+        row("sigmoid", 1, "torch.sigmoid({0})", "sigmoid({0})",
             unary(lambda b, y, x: b.sum((y, 1.0), (b.prod(y, y), -1.0))), "sigmoid_"),
-        row("tanh", 1, "torch.tanh({0})", "2.0 / (1.0 + tl.exp(-2.0 * ({0}))) - 1.0",
+        row("tanh", 1, "torch.tanh({0})", "tanh({0})",
             unary(lambda b, y, x: b.affine(b.prod(y, y), -1.0, 1.0)), "tanh_"),
-        row("relu", 1, "torch.threshold({0}, 0.0, 0.0)", "tl.maximum({0}, 0.0)",
+        row("relu", 1, "torch.threshold({0}, 0.0, 0.0)", "relu({0})",
             unary(lambda b, y, x: b.point("positive", y)), "relu_"),
         row("softplus", 1, "torch.nn.functional.softplus({0})",
             "tl.maximum({0}, 0.0) + tl.log(1.0 + tl.exp(-tl.abs({0})))",

@@ -1,0 +1,65 @@
+"""Generated source as a module: a file of its own, because Triton reads the source of what it compiles."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import ModuleType
+
+_lock = threading.RLock()
+
+
+def default_folder() -> Path:
+    """Where generated modules are kept: intrastream/cells in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intrastream" / "cells"
+
+
+def module_name(text: str, label: str) -> str:
+    """The name of the module of this source: it is found by its content, `label` is for readers."""
+    digest = hashlib.sha256(text.encode()).hexdigest()[:20]
+    return f"cell_{re.sub(r'[^A-Za-z0-9]+', '_', label).strip('_')[:40]}_{digest}"
+
+
+def load(text: str, label: str = "cell", folder: Path | None = None) -> ModuleType:
+    """The module with this source, made or found; registered in sys.modules.
+
+    Many processes may ask at once: a file appears whole or not at all, and has one content. Raises OSError
+    where the folder cannot be written, SyntaxError for source that is none.
+    """
+    name = module_name(text, label)
+    with _lock:
+        known = sys.modules.get(name)
+        if known is not None:
+            return known
+        path = write(text, (folder or default_folder()) / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None and spec.loader is not None, path
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+        return module
+
+
+def write(text: str, path: Path) -> Path:
+    """Make `path` a file that holds `text`, by a rename; a file that holds something else is replaced."""
+    if path.is_file() and path.read_bytes() == text.encode():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path

@@ -1,0 +1,212 @@
+"""Triton source from op lists: readable functions of blocks, one statement for each op.
+
+An op list is plain data: anything with the fields of `Op`. `function` writes a `@triton.jit` function that
+computes some ops of a list from others, whichever they are; a cell's forward, its derivative, or a phase of
+either (from one product to the next) are the same to it. What it is made of is in the table of forms, a row
+for each pointwise function, which the caller passes: "tl.exp({0})".
+"""
+
+from __future__ import annotations
+
+import keyword
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+# What a form may call besides `tl`.
+HEADER = """\
+import triton
+import triton.language as tl
+
+from kernels.activations import relu, sigmoid, tanh  # noqa: F401
+"""
+# Names that values may not take: of the module, and of tuples that functions are given.
+RESERVED = {"triton", "tl", "relu", "sigmoid", "tanh"}
+TUPLES = {"given", "pre", "ext", "par", "past", "now", "grad", "back"}
+
+
+class Op(Protocol):
+    """One op: its function, the places of its arguments in the list, and what the function needs.
+
+    sum: value + coefs[i] * args[i]; prod: product; const: value; copy, expand, stop: args[0]; a kind of the
+    forms: pointwise. All other kinds are no functions of blocks: they must be given to `function`.
+    """
+
+    @property
+    def kind(self) -> str:
+        """What it computes."""
+        ...
+
+    @property
+    def args(self) -> tuple[int, ...]:
+        """Places of the arguments."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """The node, input or weight that it reads."""
+        ...
+
+    @property
+    def shift(self) -> int:
+        """Distance of a read at another step."""
+        ...
+
+    @property
+    def coefs(self) -> tuple[float, ...]:
+        """Factors of a sum."""
+        ...
+
+    @property
+    def value(self) -> float:
+        """A number."""
+        ...
+
+    @property
+    def lo(self) -> int:
+        """A number of an ext, a first column of a pre, an op that a grad or back belongs to."""
+        ...
+
+
+def number(value: float) -> str:
+    """A literal. Infinity and NaN have none in Python."""
+    return repr(float(value)) if math.isfinite(value) else f'float("{value}")'
+
+
+def names_of(ops: Sequence[Op], nodes: Mapping[str, int]) -> dict[int, str]:
+    """A name for each op: nodes keep theirs, without what all their paths have in common."""
+    words = {at: re.sub(r"\W", "_", node.rsplit("/", 1)[-1]) for node, at in nodes.items()}
+    short = {node: words[at] for node, at in nodes.items()}
+    if len(set(short.values())) < len(nodes):  # several layers in one loop: whole paths
+        short = {node: re.sub(r"\W", "_", node) for node in nodes}
+    taken = RESERVED | TUPLES
+    out: dict[int, str] = {}
+
+    def name(at: int, wanted: str) -> None:
+        while wanted in taken or keyword.iskeyword(wanted):
+            wanted += "_"
+        taken.add(wanted)
+        out[at] = wanted
+
+    for node, at in nodes.items():
+        if at not in out:
+            name(at, short[node])
+    pre = 0
+    for at, op in enumerate(ops):
+        if at in out:
+            continue
+        if op.kind == "shift":
+            name(at, f"{short.get(op.name, 'x')}_{'prev' if op.shift < 0 else 'next'}{abs(op.shift)}")
+        elif op.kind == "pre":
+            name(at, f"pre{pre}")
+            pre += 1
+        elif op.kind == "ext":
+            name(at, f"ext{op.lo}")
+        elif op.kind == "param":
+            name(at, f"w{at}")
+        elif op.kind in ("grad", "back"):
+            name(at, f"{op.kind}_{out[op.lo]}")
+        else:
+            name(at, f"v{at}")
+    return out
+
+
+def expression(op: Op, args: Sequence[str], forms: Mapping[str, str]) -> str:
+    """The value of `op` over the texts of its arguments. Raises ValueError for a kind without a form."""
+    if op.kind == "sum":
+        return _sum(op, args)
+    if op.kind == "prod":
+        return " * ".join(args)
+    if op.kind in ("copy", "expand", "stop"):
+        return args[0]
+    if op.kind not in forms:
+        there = ", ".join(forms)
+        raise ValueError(f"op '{op.kind}' has no Triton form and was not given. Forms: {there}.")
+    return forms[op.kind].format(*args)
+
+
+def _sum(op: Op, args: Sequence[str]) -> str:
+    terms = [
+        (coef < 0.0, text if abs(coef) == 1.0 else f"{number(abs(coef))} * {text}")
+        for text, coef in zip(args, op.coefs, strict=True)
+    ]
+    if op.value != 0.0 or not terms:
+        const = (op.value < 0.0, number(abs(op.value)))
+        terms.insert(0 if terms and terms[0][0] else len(terms), const)
+    (minus, text), *rest = terms
+    return ("-" if minus else "") + text + "".join((" - " if m else " + ") + x for m, x in rest)
+
+
+def needed(ops: Sequence[Op], outputs: Iterable[int], given: Iterable[int]) -> list[int]:
+    """Ops to compute or take for `outputs`, arguments first; nothing behind a given one is."""
+    leaves, seen, order = frozenset(given), set[int](), list[int]()
+    todo = [(at, False) for at in reversed(list(outputs))]
+    while todo:
+        at, ready = todo.pop()
+        if ready:
+            order.append(at)
+        elif at not in seen:
+            seen.add(at)
+            todo.append((at, True))
+            if at not in leaves:
+                todo += [(a, False) for a in reversed(ops[at].args)]
+    return order
+
+
+def function(
+    name: str,
+    doc: str,
+    ops: Sequence[Op],
+    inputs: Mapping[str, Sequence[int]],
+    outputs: Mapping[str, Sequence[int]],
+    names: Mapping[int, str],
+    forms: Mapping[str, str],
+) -> str:
+    """Source of a `@triton.jit` function. Its arguments are the tuples `inputs`, in the order of the mapping,
+    each of the blocks of the ops that it lists; it returns the tuples `outputs` (a single one as it is).
+
+    Raises ValueError for an op that is not given and has no form, and for an output that is just a number.
+    """
+    place = {at: (group, i) for group, ids in inputs.items() for i, at in enumerate(ids)}
+    assert TUPLES.issuperset(inputs), f"{set(inputs) - TUPLES}: not in TUPLES, a value may have that name"
+    text = dict(names)
+    taken = [f"{text[at]} = {group}[{i}]{_remark(ops[at])}" for at, (group, i) in place.items()]
+    lines: list[str] = []
+    blocks: set[int] = set(place)
+    for at in needed(ops, (at for ids in outputs.values() for at in ids), place):
+        op = ops[at]
+        if op.kind == "const":
+            text[at] = number(op.value)
+        elif at not in place:
+            blocks |= {at} & {at for a in op.args if a in blocks}
+            lines.append(f"{text[at]} = {expression(op, [text[a] for a in op.args], forms)}")
+    numbers = [at for ids in outputs.values() for at in ids if at not in blocks]
+    if numbers:
+        raise ValueError(f"{name}: output {text[numbers[0]]} is a number at every step, not a block")
+    results = [_tuple(text[at] for at in ids) for ids in outputs.values()]
+    lines.append(f"return {', '.join(results)}")
+    return _source(name, doc, list(inputs), [*taken, *lines])
+
+
+def _source(name: str, doc: str, arguments: Sequence[str], lines: Iterable[str]) -> str:
+    body = "".join(f"    {line}\n" for line in (f'"""{doc}"""', *lines))
+    return f"@triton.jit\ndef {name}({', '.join(arguments)}):\n{body}"
+
+
+def _remark(op: Op) -> str:
+    if op.kind == "param":
+        return f"  # {op.name}"
+    if op.kind == "shift":
+        return f"  # {op.name}[t{op.shift:+d}]"
+    return ""
+
+
+def _tuple(texts: Iterable[str]) -> str:
+    parts = list(texts)
+    return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
+
+
+def plumbing(name: str, doc: str, arguments: Sequence[str], results: Iterable[str]) -> str:
+    """Source of a `@triton.jit` function that only picks and arranges blocks of its tuples."""
+    return _source(name, doc, arguments, [f"return {_tuple(results)}"])
