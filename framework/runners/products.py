@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# Multiplications from which oneDNN won: for a whole chunk, and inside a loop, where its result is one more tensor
-# ([8, 512] x [512, 2048] was 1.5 times faster, [32, 128] x [128, 512] not).
+# Multiplications from which oneDNN won: for a whole chunk, and inside a loop, where its result is one more
+# tensor ([8, 512] x [512, 2048] was 1.5 times faster, [32, 128] x [128, 512] not).
 LARGE = 1 << 21
 LARGE_STEP = 1 << 22
 

@@ -7,9 +7,9 @@ prints it with --code. Names, each followed by the number of an op:
     V  node values with boundary steps                 S  other values that the backward reads
     R  reads at other steps where resets cut           E  hoisted values
     K  where a read is inside its sequence (L as 0, 1) U  initial values
-    DY gradients from outside                          X  results for the whole chunk
-    B  factors prepared for a block of steps           M  values of one step
-    C  adjoints carried to other steps                 A  adjoints that are needed after the loop
+    DY gradients from outside                          X  gradients for outside
+    B  values of a block of steps                      M  values of one step
+    C  adjoints carried to other steps
     w  weights; add, back, base, mm: products with them (`products.step_product`)
 """
 
@@ -205,7 +205,7 @@ class Emitter:
         return self.source
 
 
-_NAME = re.compile(r"(?<![\w.])(?:P|G|const|(?:add|back|base|mm|[VSREBMCAKLX]|DY|w|U)\d+)(?!\w)")
+_NAME = re.compile(r"(?<![\w.])(?:P|G|const|(?:add|back|base|mm|[VSREBMCKLX]|DY|w|U)\d+)(?!\w)")
 
 
 def _names(texts: Iterable[str]) -> set[str]:

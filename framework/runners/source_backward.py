@@ -12,7 +12,7 @@ from framework.runners.source import Emitter, Source, pads
 
 
 class BackwardEmitter(Emitter):
-    """Before the loop (block by block), the loop, and what is read from it over the whole chunk.
+    """Block by block of steps: what the loop needs prepared, the loop, what only depends on it.
 
     carried[s]: terms of the adjoint of shift op s that are handed to earlier steps in C (or A, masked).
     direct[s]: products with recurrent weights that need no carrying: the step that receives them reads the
@@ -61,21 +61,19 @@ class BackwardEmitter(Emitter):
         in_g = self._gradient_columns()
         self._take_in_products(in_g)
         self._carries(in_g)
-        stored = {g for g in self.outputs if g in self.loop}
-        for i in d.after:
-            stored |= {a for a in self.ops[i].args if a in self.loop}
-        self._places(stored, in_g)
-        head: list[str] = []
-        if d.loop:
-            block = self._section(d.before, "block")
-            step = self._loop_lines()
+        self._places(in_g)
+        before, step, after = self._section(d.before), self._loop_lines(), self._section(d.after)
+        lines: list[str] = []
+        if before or step or after:
             forward = self.c.direction > 0
             span = "range(t1 - 1, t0 - 1, -1)" if forward else "range(t0, t1)"
             starts = "range((T - 1) // K * K, -1, -K)" if forward else "range(0, T, K)"
-            head = [f"for t0 in {starts}:", "    t1 = min(T, t0 + K)", *(f"    {x}" for x in block)]
-            head += [f"    for t in {span}:", *(f"        {x}" for x in step or ["pass"])]
+            lines = [f"for t0 in {starts}:", "    t1 = min(T, t0 + K)", *(f"    {x}" for x in before)]
+            if step:
+                lines += [f"    for t in {span}:", *(f"        {x}" for x in step)]
+            lines += [f"    {x}" for x in after]
         self.source.direct = self.direct
-        return self.finish(head, self._after())
+        return self.finish(lines)
 
     # Where values lie ---------------------------------------------------------------------------------
 
@@ -83,14 +81,14 @@ class BackwardEmitter(Emitter):
         return Place("G", "chunk", self.gfront, lo, hi)
 
     def _gradient_columns(self) -> set[int]:
-        """Give the loop's gradients of hoisted columns their place in G."""
+        """Give the gradients of hoisted columns their place in G."""
         d, c = self.d, self.c
         if c.targets:
             hole = any(g is None for g in d.pre)
             self.buffer("G", "chunk", c.width, front=self.gfront, back=self.gback, zero=hole)
         placed: set[int] = set()
         for t, g in zip(c.targets, d.pre, strict=True):
-            if g is None or g not in self.loop:
+            if g is None:
                 continue
             if g in placed or self.ops[g].kind in ("back", "grad"):
                 self.copies.append((g, t.lo, t.hi))
@@ -164,28 +162,30 @@ class BackwardEmitter(Emitter):
                 if not shared and op.kind in ("prod", "sum"):
                     self.virtual.add(g)  # computed at the end of the step, right where it is carried
 
-    def _places(self, stored: set[int], in_g: set[int]) -> None:
+    def _places(self, in_g: set[int]) -> None:
         d = self.d
-        keep = {*stored, *in_g, *self.outputs, *self.virtual, *d.shifts.values()}
-        self.fuse_products(d.before, self.all_readers, keep)
-        self.fuse_products(d.loop, self.all_readers, keep)
+        read_after = {a for i in d.after for a in self.ops[i].args if a in self.loop}
+        keep = {*read_after, *in_g, *self.outputs, *self.virtual, *d.shifts.values()}
+        for ids in (d.before, d.loop, d.after):
+            self.fuse_products(ids, self.all_readers, keep)
         for i in d.loop:
             readers = self.all_readers.get(i, [])
-            if self.ops[i].kind == "back" and i not in stored and i not in d.shifts.values():
-                if len(readers) == 1 and self._adds(readers[0], i) and readers[0] not in self.virtual:
+            if self.ops[i].kind == "back" and i not in keep and len(readers) == 1:
+                if self._adds(readers[0], i) and readers[0] not in self.virtual:
                     self.virtual.add(i)
         self._side_by_side(in_g)
-        for i in (*d.before, *d.loop):
+        results = set(self.outputs)
+        for i in (*d.before, *d.loop, *d.after):
             op = self.ops[i]
             if i in self.virtual or i in self.place:
                 continue
             if op.kind == "grad":
                 self.place[i] = Place(f"DY{op.lo}", "chunk")
-            elif i in stored:
-                self.place[i] = self.buffer(f"A{i}", "chunk", op.size)
+            elif i in results:
+                self.place[i] = self.buffer(f"X{i}", "chunk", op.size)
             elif (view := self._sliced(i)) is not None:
                 self.place[i] = view
-            elif i in self.loop:
+            elif i in self.loop and i not in read_after:
                 self.place[i] = self.buffer(f"M{i}", "temp", op.size)
             else:
                 self.place[i] = self.buffer(f"B{i}", "block", op.size)
@@ -202,7 +202,7 @@ class BackwardEmitter(Emitter):
         Their factors get columns of one block buffer, in the same order.
         """
         found: dict[tuple[int, int], list[tuple[int, int]]] = {}  # (adjoint, size) -> (gradient, factor)
-        for g in sorted(in_g, key=lambda g: self.place[g].lo):
+        for g in sorted(in_g & self.loop, key=lambda g: self.place[g].lo):
             op = self.ops[g]
             factors = [a for a in op.args if a in self.before and self.ops[a].kind != "grad"]
             adjoints = [a for a in op.args if a in self.loop and a not in self.virtual]
@@ -259,12 +259,19 @@ class BackwardEmitter(Emitter):
 
     # Statements ---------------------------------------------------------------------------------------
 
-    def _section(self, ids: Sequence[int], mode: str) -> list[str]:
+    def _section(self, ids: Sequence[int]) -> list[str]:
+        """Ops outside the loop, for a block of steps at once."""
         lines: list[str] = []
         for i in ids:
-            if i not in self.virtual and self.ops[i].kind != "grad":
-                lines += self._compute(i, mode)
+            if i not in self.virtual:
+                lines += self._compute(i, "block") if self.ops[i].kind != "grad" else []
+                lines += self._copy_lines(i, "block")
         return lines
+
+    def _copy_lines(self, i: int, mode: str) -> list[str]:
+        """Further columns of G that hold the same gradient. At once: a product of this step may read them."""
+        places = [self._columns(lo, hi) for g, lo, hi in self.copies if g == i]
+        return [f"{self.ref(p, mode)}.copy_({self.operand(i, mode)})" for p in places]
 
     def _compute(self, i: int, mode: str) -> list[str]:
         op = self.ops[i]
@@ -297,9 +304,7 @@ class BackwardEmitter(Emitter):
                 lines += self._sum_into(out, terms, op.value, self.run_terms.get(i, ()))
             else:
                 lines += self._compute(i, "step")
-            # At once: a product of this step may read the copy.
-            for lo, hi in [(lo, hi) for g, lo, hi in self.copies if g == i]:
-                lines.append(f"{self.ref(self._columns(lo, hi), 'step')}.copy_({self.operand(i, 'step')})")
+            lines += self._copy_lines(i, "step")
         return lines + self._sends()
 
     def _sum_into(
@@ -378,31 +383,4 @@ class BackwardEmitter(Emitter):
                 whole = all(self.is_whole(a, self.ops[shift].size) for a, _ in terms)
                 lines += [] if whole else [f"{out}.zero_()"]
                 lines += total(out, [(self.factors(a, "step"), x) for a, x in terms], 0.0, not whole)
-        return lines
-
-    def _after(self) -> list[str]:
-        """Whole-chunk statements: adjoints that nothing in the loop reads, into buffers X<op>."""
-        d = self.d
-        wanted: set[int] = set()
-        todo = [*(g for g in self.outputs if g not in self.loop), *d.after]
-        while todo:
-            i = todo.pop()
-            if i not in wanted and i >= len(self.c.cell) and i not in self.loop:
-                wanted.add(i)
-                todo.extend(self.ops[i].args)
-        lines: list[str] = []
-        for i in (*d.before, *d.after):
-            op = self.ops[i]
-            if i not in wanted:
-                continue
-            self.virtual.discard(i)
-            if op.kind == "grad":
-                self.place[i] = Place(f"DY{op.lo}", "chunk")
-                continue
-            self.place[i] = self.buffer(f"X{i}", "chunk", op.size)
-            lines += self._compute(i, "chunk")
-        for t, g in zip(self.c.targets, d.pre, strict=True):
-            if g is not None and g not in self.loop:
-                out = self.ref(self._columns(t.lo, t.hi), "chunk")
-                lines.append(f"{out}.copy_({self.operand(g, 'chunk')})")
         return lines
