@@ -131,9 +131,10 @@ class _Planner:
         self.groups, self.timings = groups, timings
 
     def run(self, runner: str) -> Plan:
+        self.live = self._live()
         loops = self._loops()
         history: dict[str, int] = {}
-        for op in self.b.ops:
+        for op in (self.b.ops[i] for i in sorted(self.live)):
             if op.kind == "shift" and op.shift < 0:
                 history[op.name] = max(history.get(op.name, 0), -op.shift)
         wanted = self._wanted(loops, history)
@@ -165,6 +166,17 @@ class _Planner:
         heads = list(dict.fromkeys(p[0] for p in parts))
         return "+".join(heads) if len(heads) <= 4 else f"{'+'.join(heads[:3])}+{len(heads) - 3} more"
 
+    def _live(self) -> set[int]:
+        """Ops that some output needs. Algebra leaves others behind: a sum reads 2 * (0.5 * a) as a itself."""
+        ops, live = self.b.ops, set[int]()
+        todo = [self.roots[n] for n in self.graph.outputs.values()]
+        while todo:
+            i = todo.pop()
+            if i not in live:
+                live.add(i)
+                todo.extend((self.roots[ops[i].name],) if ops[i].kind == "shift" else ops[i].args)
+        return live
+
     def _loops(self) -> list[tuple[Sequence[str], list[int], Timing | None]]:
         """(nodes, member ops, timing) of every loop, what they read first."""
         ops = self.b.ops
@@ -178,7 +190,7 @@ class _Planner:
                 if op.kind == "const" or constant:
                     numbers.add(i)
                 k = by_node.get(self.owner[i])
-                if k is None or op.kind in leaves or i in numbers:
+                if k is None or op.kind in leaves or i in numbers or i not in self.live:
                     continue
                 if op.kind == "shift" and by_node.get(op.name) != k:
                     continue
@@ -201,7 +213,8 @@ class _Planner:
         home: dict[int, int] = {}
         for k, (_, members, _) in enumerate(loops):
             home.update(dict.fromkeys(members, k))
-        for i, op in enumerate(self.b.ops):
+        for i in self.live:
+            op = self.b.ops[i]
             sources = (self.roots[op.name],) if op.kind == "shift" else op.args
             out.update(a for a in sources if a in home and home[a] != home.get(i))
         return frozenset(out)

@@ -55,9 +55,10 @@ def node_of(weight: str) -> str:
 class Values:
     """Names and formulas of the values of one plan.
 
-    A value that is a node bears its name; a hoisted sum of products inside a node is `<node>.sum`; any other
-    value is called by its formula when that is short, else `<node>.1`, `<node>.2`. `inlined`: hoisted ops
-    that only one other hoisted op reads, and that are written as a part of its formula.
+    A value that is a node bears its name; a hoisted sum of products inside a node is `<node>.sum`, a part of a
+    node that a loop gives out `<node>.tanh` or the like; any other value is called by its formula when that
+    is short, else `<node>.1`, `<node>.2`. `inlined`: hoisted ops that only one other hoisted op reads, and
+    that are written as a part of its formula.
     """
 
     def __init__(self, plan: Plan):
@@ -74,6 +75,10 @@ class Values:
                 for at in step.columns:
                     if at not in self.names:
                         self.names[at] = self._numbered(f"{self.owner[at]}.sum", first="")
+        for c in plan.components:
+            for at, _ in c.outputs:  # parts of a node that others read, too
+                if at not in self.names and self.ops[at].kind != "shift":
+                    self.names[at] = self._numbered(f"{self.owner[at]}.{self.ops[at].kind}", first="")
         self.inlined = self._inlined(plan)
 
     def _numbered(self, name: str, first: str) -> str:

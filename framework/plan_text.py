@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from framework.component import phases_of
 from framework.memory import flops, kept
 from framework.plan_names import Values, add_up, join_names, join_terms, node_of, number, scaled, term_of
-from framework.reasons import cycle_text
+from framework.reasons import cycle_text, node_groups
 from framework.steps import Linear, Loop, Map, Pack
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class _Rows:
     def __init__(self, plan: Plan):
         self.plan = plan
         self.values = Values(plan)
+        self.groups = node_groups(plan.graph)
+        self.nodes = frozenset(plan.roots.values())
 
     def rows(self) -> Iterator[Row]:
         """All steps in order."""
@@ -200,9 +202,11 @@ class _Rows:
             yield "", f"  not {note}", ""
         states = [n for n in c.nodes if n in c.states]
         carried = f"; carries {join_names(states)}" if states else ""
-        yield "", f"  nodes {join_names(c.nodes)}{carried}", ""
+        parts = [self.values.name(at) for at, _ in c.outputs if at not in self.nodes]
+        also = f"; also gives {join_names(parts)}" if parts else ""
+        yield "", f"  nodes {join_names(c.nodes)}{carried}{also}", ""
         if c.delay:
-            yield "", f"  why: {cycle_text(plan.graph, c)}", ""
+            yield "", f"  why: {cycle_text(plan.graph, c, self.groups[c.nodes[0]])}", ""
         for run in c.runs:
             names = [w[0] for w in run.weights]
             phase = f"phase {run.phase}: " if c.phases > 1 else ""

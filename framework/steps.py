@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from framework.cell import Builder, Op
+from framework.cell import Builder
 from framework.component import CONSTANT, Component
 from framework.graph import Graph
 from framework.scc import topological
