@@ -255,7 +255,7 @@ class _Picture:
             text = "an earlier (t-1) or a later (t+1) step"
             cells.append(f'<TR><TD>{dashes}</TD><TD ALIGN="LEFT">{text}</TD></TR>')
         table = f'<TABLE BORDER="0" CELLBORDER="0" CELLSPACING="3" CELLPADDING="1">{"".join(cells)}</TABLE>'
-        return [f'  "legend" [style=rounded color="#b0bec5" fontsize=9 label=<{table}>]']
+        return [f'  "the legend" [style=rounded color="#b0bec5" fontsize=9 label=<{table}>]']
 
 
 _HEAD = (
