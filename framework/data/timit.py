@@ -28,7 +28,7 @@ def timit(
     phones: int = 61,
     n_mels: int = 40,
     deltas: int = 2,
-    batch_size: int = 16,
+    batch_size: int = 8,
     seed: int = 0,
     cache_dir: str | None = None,
 ) -> Utterances:

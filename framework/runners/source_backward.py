@@ -183,7 +183,7 @@ class BackwardEmitter(Emitter):
                 self.place[i] = Place(f"DY{op.lo}", "chunk")
             elif i in results:
                 self.place[i] = self.buffer(f"X{i}", "chunk", op.size)
-            elif (view := self._sliced(i)) is not None:
+            elif i not in read_after and (view := self._sliced(i)) is not None:
                 self.place[i] = view
             elif i in self.loop and i not in read_after:
                 self.place[i] = self.buffer(f"M{i}", "temp", op.size)
