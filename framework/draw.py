@@ -235,7 +235,7 @@ class _Picture:
 
     def _legend(self) -> list[str]:
         """What colours and lines mean, as one table."""
-        rows = [(*INPUT, "input")]
+        rows: list[tuple[str, str, str]] = [(*INPUT, "input")]
         if any(p.loop < 0 for p in self.products):
             rows.append((*PRODUCT, "matrix product for all steps at once (hoisted)"))
         if any(n not in self.home for n in self.plan.roots if n in self.plan.graph.nodes):

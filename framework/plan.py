@@ -15,7 +15,9 @@ from framework.cell import Builder, Op, Program, lower
 from framework.choose import Choice, choose
 from framework.component import MATRICES, Component, edges_of, make_component
 from framework.direction import Timing, reads, timing
+from framework.errors import ConfigError
 from framework.graph import Graph
+from framework.names import known
 from framework.pause import no_garbage_collection
 from framework.scc import components, topological
 from framework.steps import Linear, Loop, Map, Pack, Step, make_steps
@@ -23,6 +25,7 @@ from framework.steps import Linear, Loop, Map, Pack, Step, make_steps
 __all__ = ["Linear", "Loop", "Map", "Pack", "Plan", "Step", "make_plan"]
 
 Parallel = Literal["intra", "none"]
+PARALLEL = ("intra", "none")
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,10 @@ def make_plan(graph: Graph, parallel: Parallel = "intra", runner: str = "auto") 
     """Plan `graph`. parallel="none" leaves every product in a loop, step by step (for comparison).
 
     `runner` forces one for every loop ("auto": the best that takes it). Raises GraphError for a loop without
-    delay or a component that runs both ways in time, ConfigError for a runner that does not exist.
+    delay or a component that runs both ways in time, ConfigError for a runner or value that does not exist.
     """
+    if parallel not in PARALLEL:
+        raise ConfigError("parallel", f"'{parallel}' is not known", known("There are", parallel, PARALLEL))
     with no_garbage_collection():
         return _make_plan(graph, parallel, runner)
 
@@ -125,7 +130,8 @@ class _Planner:
         groups: Sequence[Sequence[str]],
         timings: Sequence[Timing | None],
     ):
-        self.graph, self.parallel, self.roots = graph, parallel, program.roots
+        self.graph, self.roots = graph, program.roots
+        self.parallel: Parallel = parallel
         self.b = Builder(list(program.ops), {op: i for i, op in enumerate(program.ops)})
         self.owner = program.owner
         self.groups, self.timings = groups, timings

@@ -55,8 +55,8 @@ def node_of(weight: str) -> str:
 class Values:
     """Names and formulas of the values of one plan.
 
-    A value that is a node bears its name; a hoisted sum of products inside a node is `<node>.sum`, a part of a
-    node that a loop gives out `<node>.tanh` or the like; any other value is called by its formula when that
+    A value that is a node bears its name; a hoisted sum of products inside a node is `<node>.sum`, a part of
+    a node that a loop gives out `<node>.tanh` or the like; any other value is called by its formula when that
     is short, else `<node>.1`, `<node>.2`. `inlined`: hoisted ops that only one other hoisted op reads, and
     that are written as a part of its formula.
     """

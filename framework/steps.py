@@ -1,9 +1,10 @@
-"""The steps of a plan: hoisted products in shared buffers, other hoisted ops, loops; and the packed weights."""
+"""The steps of a plan: hoisted products in shared buffers, other hoisted ops, loops; packed weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 from framework.cell import Builder
 from framework.component import CONSTANT, Component
@@ -42,7 +43,10 @@ class Addend:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """Hoisted sums that share one buffer [T, B, width]. `columns`: op -> its columns; `loop`: for whose loop."""
+    """Hoisted sums that share one buffer [T, B, width].
+
+    `columns`: op -> its columns; `loop`: the name of the loop whose sums start from it, or "".
+    """
 
     width: int
     addends: tuple[Addend, ...]
@@ -106,7 +110,9 @@ class _Steps:
         steps: list[Step] = []
         for u in order:
             unit = units[u]
-            steps.append(unit if not isinstance(unit, Loop) or unit.pre < 0 else Loop(unit.component, place[unit.pre]))
+            if isinstance(unit, Loop) and unit.pre >= 0:
+                unit = Loop(unit.component, place[unit.pre])
+            steps.append(unit)
         self._pack_rest()
         level: dict[int, int] = {}
         together: dict[int, list[int]] = {}
@@ -185,7 +191,8 @@ class _Steps:
                 else:
                     singles.append([column])
             elif op.kind in ("full", "gather"):
-                groups.setdefault(((op.kind, op.args[0]),), []).append(_Columns(i, 0, op.size, ((i, 1.0),), 0.0))
+                column = _Columns(i, 0, op.size, ((i, 1.0),), 0.0)
+                groups.setdefault(((op.kind, op.args[0]),), []).append(column)
             else:
                 of_op[i] = len(units)
                 units.append(Map(i))
@@ -270,7 +277,7 @@ class _Steps:
                 continue
             kind = "block" if w.kind == "block" else "vector" if len(w.shape) == 1 else "full"
             kind = "gather" if name in gathered else kind
-            rows = w.shape[0] * w.shape[1] if kind == "block" else w.shape[0]
+            rows = prod(w.shape[:2]) if kind == "block" else w.shape[0]
             self._pack(kind, ((name, 0, rows),), 0 if len(w.shape) == 1 else w.shape[1])
 
 

@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
@@ -30,11 +30,10 @@ from framework.errors import ConfigError, GraphWarning, UserError
 from framework.graph import Graph
 from framework.load import load_graph
 from framework.names import known
-from framework.plan import Plan, make_plan
+from framework.plan import Parallel, Plan, make_plan
 from framework.yamlfile import read_yaml
 
 OPTIONS = {"model": "", "cell": "", "parallel": "intra", "runner": "auto"}
-PARALLEL = ("intra", "none")
 
 
 class Parser(argparse.ArgumentParser):
@@ -141,11 +140,8 @@ def main(arguments: Sequence[str]) -> None:
     """Print and draw as the arguments say. Raises UserError."""
     asked = parser().parse_args(arguments)
     options, params = settings(asked.settings)
-    if options["parallel"] not in PARALLEL:
-        cause = f"'{options['parallel']}' is not known"
-        raise ConfigError("parallel", cause, known("There are", options["parallel"], PARALLEL))
     made = graph(options["model"], options["cell"], params)
-    plan = make_plan(made, "none" if options["parallel"] == "none" else "intra", options["runner"])
+    plan = make_plan(made, cast(Parallel, options["parallel"]), options["runner"])
     print(plan)
     if asked.code:
         print()

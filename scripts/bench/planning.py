@@ -3,11 +3,11 @@
     python -m scripts.bench.planning [--sizes 100,1000,10000] [--repeat 3] [--shapes chain,ring] [--profile]
                                      [--out scripts/bench/results/planning.jsonl]
 
-For each shape and number of nodes: milliseconds of CPU time (the best of --repeat; what else runs disturbs it
-less than the time on the clock) to load the graph from a dict, to plan it, and to write the plan as
-text. The slope is that of log(time) over log(nodes) between the two largest sizes: 1 is linear growth. The
-first line says how fast this machine counts, to compare with. --profile prints where planning the largest graph
-of each shape spends its time.
+For each shape and number of nodes: milliseconds of CPU time (the best of --repeat) to load the graph from a
+dict, to plan it, and to write the plan as text; what else runs disturbs CPU time less than the time on the
+clock. The slope is that of log(time) over log(nodes) between the two largest sizes: 1 is linear growth. The
+first line says how fast this machine counts, to compare with. --profile prints where planning the largest
+graph of each shape spends its time.
 """
 
 from __future__ import annotations
