@@ -173,7 +173,7 @@ def _first_record(
         "data": parts.dataset.describe(),
         "weights": weight_count(parts),
         "plan": plan,
-        "predicted_bytes": getattr(parts.net.plan, "predicted_bytes", None),
+        "predicted_bytes_per_frame": parts.net.plan.activation_bytes(1, 1),  # kept for the backward
         "seed": seed,
         "device": parts.device,
         "threads": torch.get_num_threads(),
