@@ -144,7 +144,7 @@ class Builder:
 
 
 def lower(graph: Graph, order: Iterable[str]) -> Program:
-    """All nodes as one op list. `order`: node names, undelayed uses first. Every node has an op of its own."""
+    """All nodes as one op list. `order`: node names, undelayed uses first. Each node has an op of its own."""
     b = Builder()
     roots: dict[str, int] = {}
     for name, source in graph.inputs.items():
