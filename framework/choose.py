@@ -11,10 +11,13 @@ from framework.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """`refuses`: the reason why it cannot take a component, or "" when it can."""
+    """`refuses`: the reason why it cannot take a component, or "" when it can. `devices`: where `auto` takes
+    it (none named: everywhere).
+    """
 
     name: str
     refuses: Callable[[Component], str]
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +28,33 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
+def _exchanges(c: Component) -> str:
+    """Why a loop is none of units that go their own way, without reading each other."""
+    if c.kind not in ("elementwise", "linear"):
+        return "units read each other inside the loop"
+    if not c.states:
+        return "nothing in it reads another step"
+    sizes = sorted({op.size for op in c.cell if op.kind not in ("pre", "ext", "param", "const")})
+    return f"its values have different sizes ({', '.join(map(str, sizes))})" if len(sizes) > 1 else ""
+
+
 # In the order in which `auto` asks. Adding a runner is adding a row.
-TABLE: tuple[Runner, ...] = (Runner("torch", lambda c: ""),)
+TABLE: tuple[Runner, ...] = (
+    Runner("elementwise", _exchanges, ("cuda",)),
+    Runner("torch", lambda c: ""),
+)
 
 
-def choose(c: Component, wanted: str = "auto") -> Choice:
-    """The runner of component `c`. Raises ConfigError for a runner that does not exist."""
+def choose(c: Component, wanted: str = "auto", device: str = "cpu") -> Choice:
+    """The runner of component `c` on a kind of device. Raises ConfigError for a runner that does not exist.
+
+    One that is asked for by name comes first whatever the device.
+    """
     names = [r.name for r in TABLE]
     if wanted not in ("auto", *names):
         raise ConfigError("runner", f"no runner '{wanted}'", f"There are: auto, {', '.join(names)}.")
-    order = TABLE if wanted == "auto" else sorted(TABLE, key=lambda r: r.name != wanted)
+    here = [r for r in TABLE if r.name == wanted or not r.devices or device in r.devices]
+    order = here if wanted == "auto" else sorted(here, key=lambda r: r.name != wanted)
     notes: list[str] = []
     for r in order:
         reason = r.refuses(c)

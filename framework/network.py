@@ -17,6 +17,7 @@ from framework.graph import Graph
 from framework.load import load_graph
 from framework.plan import Parallel, Plan, make_plan
 from framework.runners.torch_loop import TorchLoop
+from framework.runners.triton_elementwise import ElementwiseLoop
 from framework.state import State
 from framework.steps import Pack
 
@@ -53,7 +54,11 @@ class Network(nn.Module):
         for pack in self._packs.values():
             self.register_parameter(pack.name, nn.Parameter(torch.empty(pack.shape)))
         self._pack_of = {name: pack.name for pack in self._packs.values() for name, _, _ in pack.members}
-        self.loops = [TorchLoop(c, stepwise=parallel == "none") for c in self.plan.components]
+        stepwise = parallel == "none"
+        self.loops = [
+            ElementwiseLoop(c) if choice.runner == "elementwise" else TorchLoop(c, stepwise)
+            for c, choice in zip(self.plan.components, self.plan.choices, strict=True)
+        ]
         self.run_packs = [self._packs_of_runs(c) for c in self.plan.components]
         self.last_uses = last_uses(self.plan)
         self.reset_parameters()

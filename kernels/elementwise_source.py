@@ -59,14 +59,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Forward:
-    """`text` and the meaning of its tuples, as ops of the cell. rings: (stored op, how many steps);
-    far: (stored op, shift).
+    """`text` and the meaning of its tuples: ops of the cell, ext numbers, names of weights. rings: (stored
+    op, how many steps); far: (stored op, shift).
     """
 
     text: str
     pre: tuple[int, ...]
     ext: tuple[int, ...]
-    par: tuple[int, ...]
+    par: tuple[str, ...]
     past: tuple[int, ...]
     nodes: tuple[int, ...]
     rings: tuple[tuple[int, int], ...]
@@ -89,14 +89,14 @@ class Derivative:
 
 @dataclass(frozen=True)
 class Backward:
-    """`text` and the meaning of its tuples: given ones as ops of the cell (grad: whose gradient), results as
-    the keys of `Derivative`. rings: (shift op, how many steps); far: (shift op, shift of its reader).
+    """`text` and the meaning of its tuples: given ones as in `Forward` (grad: whose gradient), results as the
+    keys of `Derivative`. rings: (shift op, how many steps); far: (shift op, shift of its reader).
     """
 
     text: str
     pre: tuple[int, ...]
     ext: tuple[int, ...]
-    par: tuple[int, ...]
+    par: tuple[str, ...]
     past: tuple[int, ...]
     now: tuple[int, ...]
     grad: tuple[int, ...]
@@ -140,7 +140,7 @@ def forward(cell: Cell, masked: bool) -> Forward:
             _push("push_fwd", "nodes", rings, {at: i for i, at in enumerate(stored)}),
         ]
     )
-    return Forward(text, pre, ext, par, past, stored, rings, far)
+    return Forward(text, pre, *_outer(ops, ext, par), past, stored, rings, far)
 
 
 def backward(cell: Cell, d: Derivative, masked: bool) -> Backward:
@@ -194,8 +194,8 @@ def backward(cell: Cell, d: Derivative, masked: bool) -> Backward:
         ]
     )
     return Backward(
-        text, pre, ext, par, past, now, tuple(ops[at].lo for at in grad), tuple(d.pre), tuple(d.ext),
-        tuple(d.params), sends, rings, far,
+        text, pre, *_outer(ops, ext, par), past, now, tuple(ops[at].lo for at in grad), tuple(d.pre),
+        tuple(d.ext), tuple(d.params), sends, rings, far,
     )  # fmt: skip
 
 
@@ -221,6 +221,13 @@ def _adjoint_names(names: Mapping[int, str], cell: Cell, d: Derivative) -> dict[
 
 def _loaded(cell: Cell, ops: Sequence[Op], at: int) -> int:
     return int(ops[at].kind in ("pre", "ext", "shift") or at in cell.stored)
+
+
+def _outer(
+    ops: Sequence[Op], ext: Sequence[int], par: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Numbers of ext ops and names of param ops."""
+    return tuple(ops[at].lo for at in ext), tuple(ops[at].name for at in par)
 
 
 def _starts(rings: Sequence[tuple[int, int]]) -> dict[int, int]:

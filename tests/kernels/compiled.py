@@ -17,6 +17,8 @@ from tests.kernels.inspect_code import SPILL, TENSOR_CORE, Loop
 
 ROOT = Path(__file__).parents[2]
 OWN = ("fake_driver.py", "inspect_code.py", "compile_worker.py")
+# What generated cells are made by.
+GENERATORS = ("cell", "component", "derivative", "ops", "runners/elementwise_code")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Compiler:
             *(Path(__file__).with_name(n) for n in OWN),
             module,
         ]
+        if "framework" in module.read_text(encoding="utf-8"):
+            sources += [ROOT / "framework" / f"{name}.py" for name in GENERATORS]
         import triton
 
         text = "\0".join(
