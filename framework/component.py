@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from framework.cell import Builder, Op
 
@@ -15,8 +15,7 @@ NEW_PHASE = ("full", "block", "normalize", "softmax", "rowsum")
 CONSTANT = ("param", "const")
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A sum inside the loop that starts from columns lo:hi of the hoisted buffer `pre`.
 
     `op`: the sum in the cell; `addends`: ops of the whole program, computed for all steps at once.
@@ -29,8 +28,7 @@ class Target:
     const: float
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """One product of the loop: the weights of adjacent targets with one source, columns lo:hi of `pre`."""
 
     source: int
@@ -249,13 +247,13 @@ def _columns(
             readers.setdefault(a, []).append(i)
         if len(op.args) == 1:
             after.setdefault(op.args[0], op.kind)
-    info = []
+    ends, info = _ends(cell, readers), []
     for start, at in sums.items():
         fulls = [a for a in cell[at].args if cell[a].kind == "full"]
         sources = tuple(sorted(cell[a].args[0] for a in fulls))
         extra = len(cell[at].args) - len(fulls) > 1
         first = max((phase[a] for a in fulls), default=0)
-        info.append((first, sources, after.get(at, ""), extra, -_end(cell, readers, at), at, start))
+        info.append((first, sources, after.get(at, ""), extra, -ends[at], at, start))
     info.sort(key=lambda row: row[:6])
     targets: list[Target] = []
     columns: dict[int, tuple[int, int]] = {}
@@ -272,14 +270,15 @@ def _columns(
     return tuple(targets), _runs(cell, targets, phase), new, at
 
 
-def _end(cell: Sequence[Op], readers: Mapping[int, Sequence[int]], at: int) -> int:
-    """The op that a target's value ends up in, through its function and products."""
-    while len(readers.get(at, ())) == 1:
-        after = readers[at][0]
-        if cell[after].kind != "prod" and len(cell[after].args) != 1:
-            return after
-        at = after
-    return at
+def _ends(cell: Sequence[Op], readers: Mapping[int, Sequence[int]]) -> list[int]:
+    """For each op the one that its value ends up in, through functions and products of which it is a part."""
+    ends = list(range(len(cell)))
+    for i in reversed(range(len(cell))):  # readers stand behind what they read
+        if len(readers.get(i, ())) == 1:
+            after = readers[i][0]
+            through = cell[after].kind == "prod" or len(cell[after].args) == 1
+            ends[i] = ends[after] if through else after
+    return ends
 
 
 def _runs(cell: Sequence[Op], targets: Sequence[Target], phase: Sequence[int]) -> tuple[Run, ...]:

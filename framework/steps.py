@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from framework.cell import Builder
 from framework.component import CONSTANT, Component
@@ -12,8 +13,7 @@ from framework.graph import Graph
 from framework.scc import topological
 
 
-@dataclass(frozen=True, slots=True)
-class Pack:
+class Pack(NamedTuple):
     """One parameter tensor: members stand below each other (full, gather) or end to end (vectors).
 
     kind: full [rows, source], gather (kept as [vocab, rows] so that a gather reads rows), vector [rows],
@@ -26,8 +26,7 @@ class Pack:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Addend:
+class Addend(NamedTuple):
     """Part of a linear step: columns lo:hi get coef * (pack applied to op `source`).
 
     kind: full, gather (pack is a matrix), bias (pack is a vector, no source), value (source itself).
@@ -74,8 +73,7 @@ Step = Linear | Map | Loop
 
 
 
-@dataclass(frozen=True, slots=True)
-class _Columns:
+class _Columns(NamedTuple):
     """Columns lo:hi of a buffer and what adds up in them."""
 
     op: int
