@@ -236,8 +236,9 @@ def _columns(
 ) -> tuple[tuple[Target, ...], tuple[Run, ...], list[Op], int]:
     """Give targets their columns so that what is computed alike lies side by side.
 
-    First by source of their products, then by the function of them (forward), then by the op that
-    they end up in: that one's adjoint is a factor of all their gradients (backward).
+    First by source of their products, those with hoisted products before those without (so that the hoisted
+    ones touch, too); then by the function of them (forward), then by the op that they end up in: that one's
+    adjoint is a factor of all their gradients (backward).
     """
     sums = {op.args[0]: i for i, op in enumerate(cell) if op.kind == "sum" and cell[op.args[0]].kind == "pre"}
     after: dict[int, str] = {}
@@ -253,8 +254,10 @@ def _columns(
         sources = tuple(sorted(cell[a].args[0] for a in fulls))
         extra = len(cell[at].args) - len(fulls) > 1
         first = max((phase[a] for a in fulls), default=0)
-        info.append((first, sources, after.get(at, ""), extra, -ends[at], at, start))
-    info.sort(key=lambda row: row[:6])
+        addends = c.addends[cell[start].lo][0]
+        bare = not any(c.program.ops[a].kind in MATRICES for a, _ in addends)
+        info.append((first, sources, bare, after.get(at, ""), extra, -ends[at], at, start))
+    info.sort(key=lambda row: row[:-1])
     targets: list[Target] = []
     columns: dict[int, tuple[int, int]] = {}
     at = 0

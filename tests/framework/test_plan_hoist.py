@@ -131,3 +131,12 @@ def test_a_shared_part_is_computed_once():
         "y": {"size": 4, "is": "tanh(x) * a"},
     }))  # fmt: skip
     assert sum(op.kind == "tanh" for op in plan.ops) == 1
+
+
+def test_one_product_for_all_that_one_source_gives_a_loop():
+    """The candidate of gru_cudnn has two sums, one outside and one inside; x and h are each multiplied once."""
+    plan = make_plan(load_graph("stack", cell="gru_cudnn", layers=1, size=6))
+    (start,) = [step for step in plan.steps if isinstance(step, Linear) and step.loop]
+    products = [a for a in start.addends if a.kind == "full"]
+    assert [(a.lo, a.hi) for a in products] == [(0, 18)]
+    assert [(run.lo, run.hi) for run in plan.components[0].runs] == [(6, 24)]
