@@ -132,7 +132,7 @@ def forward_inputs(
 def forward_kernel(
     p_pre, p_ext, p_par, p_keep, p_init, p_nodes, s_pre, s_ext, T, B, H,
     PAST: tl.constexpr, CELL: tl.constexpr, PUSH: tl.constexpr, FORWARD: tl.constexpr, FRONT: tl.constexpr,
-    COLUMNS: tl.constexpr, UNITS: tl.constexpr, RING_NODE: tl.constexpr, RING_DEPTH: tl.constexpr,
+    COLUMNS: tl.constexpr, UNITS: tl.constexpr, RING_NODE: tl.constexpr, RING_BACK: tl.constexpr,
     FAR_NODE: tl.constexpr, FAR_SHIFT: tl.constexpr,
     STEPS: tl.constexpr, BLOCK: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
@@ -147,10 +147,9 @@ def forward_kernel(
     first = FRONT + step_at(0, T, FORWARD)
     ring = ()
     for i in tl.static_range(len(RING_NODE)):
-        for k in tl.static_range(RING_DEPTH[i]):
-            row = first - 1 - k if FORWARD else first + 1 + k
-            p_row = p_nodes[RING_NODE[i]] + row * pairs
-            ring += (tl.load(p_row + o_pair, mask=m_pair, other=0.0).to(COMPUTE),)
+        row = first - RING_BACK[i] if FORWARD else first + RING_BACK[i]
+        p_row = p_nodes[RING_NODE[i]] + row * pairs
+        ring += (tl.load(p_row + o_pair, mask=m_pair, other=0.0).to(COMPUTE),)
     now = forward_inputs(p_pre, p_ext, p_keep, s_pre, s_ext, 0, T, B, o_lane, o_unit, m_pair,
                          FORWARD, COLUMNS, UNITS, STEPS, COMPUTE)  # fmt: skip
     for s in tl.range(0, T, STEPS, num_stages=1):

@@ -25,6 +25,7 @@ import yaml
 
 from framework import draw
 from framework.cells import CONF, yaml_names
+from framework.choose import choose
 from framework.compose import with_cell
 from framework.errors import ConfigError, GraphWarning, UserError
 from framework.graph import Graph
@@ -50,7 +51,7 @@ def parser() -> Parser:
         usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="model=..., cell=..., params of a model")
-    p.add_argument("--code", action="store_true", help="also print the source that the torch runner makes")
+    p.add_argument("--code", action="store_true", help="also print the source that runners make")
     p.add_argument("--svg", type=Path, metavar="FILE", help="draw the graph (needs graphviz)")
     p.add_argument("--png", type=Path, metavar="FILE", help="draw the graph (needs graphviz)")
     return p
@@ -124,11 +125,16 @@ def graph(model: str, cell: str, params: Mapping[str, Any]) -> Graph:
 
 
 def code(plan: Plan) -> str:
-    """The Python source that the torch runner generates for each loop, forward and backward."""
-    from framework.runners.torch_loop import TorchLoop  # lazily: torch
+    """The Python source that the torch runner makes of each loop, forward and backward; also the Triton
+    source of one step for loops that the elementwise runner takes.
+    """
+    from framework.runners.elementwise_code import source_of  # lazily: torch, triton
+    from framework.runners.torch_loop import TorchLoop
 
     parts = []
     for c in plan.components:
+        if choose(c, "elementwise").runner == "elementwise":
+            parts.append(f"# {c.name}, Triton, forward and backward\n{source_of(c).strip()}\n")
         loop = TorchLoop(c, stepwise=plan.parallel == "none")
         for kind in ("train", "backward"):
             text = loop.source(kind, False)[0].text.strip()

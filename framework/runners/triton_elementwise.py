@@ -35,6 +35,10 @@ class ElementwiseLoop:
         self.distances = tuple(sorted({abs(op.shift) for op in c.cell if op.kind == "shift"}))
         self._code: dict[tuple[bool, frozenset[int] | None], tuple[Forward | Backward, ModuleType]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies make their modules again: those cannot be copied or pickled."""
+        return {**self.__dict__, "_code": {}}
+
     def code(self, masked: bool, given: frozenset[int] | None = None) -> tuple[Any, ModuleType]:
         """Generated source and its module: forward, or backward of the outputs `given`."""
         known = self._code.get((masked, given))
@@ -43,9 +47,7 @@ class ElementwiseLoop:
 
             code: Forward | Backward
             code = (
-                forward_code(self.wide, masked)
-                if given is None
-                else backward_code(self.wide, masked, given)
+                forward_code(self.wide, masked) if given is None else backward_code(self.wide, masked, given)
             )
             known = self._code[masked, given] = (code, compile_code(code, self.c.name))
         return known

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -195,6 +197,14 @@ def test_frozen_weights_and_no_gradient():
     x.requires_grad_()
     slopes = [torch.autograd.grad(some(x)[0].sum(), x)[0] for some in (net, torch_net)]
     torch.testing.assert_close(*slopes)
+
+
+def test_a_copied_network_runs():
+    net = both(one_cell("sru"))[1]
+    x = torch.randn(4, 2, 3, dtype=torch.float64)
+    y = net(x)[0]
+    torch.testing.assert_close(copy.deepcopy(net)(x)[0], y)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(net))(x)[0], y)
 
 
 def test_on_a_cpu_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch):
