@@ -134,7 +134,7 @@ def test_a_shared_part_is_computed_once():
 
 
 def test_one_product_for_all_that_one_source_gives_a_loop():
-    """The candidate of gru_cudnn has two sums, one outside and one inside; x and h are each multiplied once."""
+    """The candidate of gru_cudnn has two sums, one of them inside; x and h are each multiplied once."""
     plan = make_plan(load_graph("stack", cell="gru_cudnn", layers=1, size=6))
     (start,) = [step for step in plan.steps if isinstance(step, Linear) and step.loop]
     products = [a for a in start.addends if a.kind == "full"]

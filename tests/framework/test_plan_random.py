@@ -51,7 +51,7 @@ def cycles(edges: list[list[int]]) -> set[frozenset[int]]:
     return {frozenset(w for w in range(n) if reach[v][w] and reach[w][v]) for v in range(n) if reach[v][v]}
 
 
-@pytest.fixture(params=["intra", "none"])
+@pytest.fixture(scope="module", params=["intra", "none"])
 def plans(request) -> list[tuple[int, Graph, Plan]]:
     graphs = [(seed, load_graph(random_graph(seed))) for seed in SEEDS]
     return [(seed, g, make_plan(g, parallel=request.param)) for seed, g in graphs]
