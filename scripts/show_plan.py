@@ -16,6 +16,7 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -133,7 +134,7 @@ def code(plan: Plan) -> str:
 
     parts = []
     for c in plan.components:
-        if choose(c, "elementwise").runner == "elementwise":
+        if find_spec("triton") and choose(c, "elementwise").runner == "elementwise":
             parts.append(f"# {c.name}, Triton, forward and backward\n{source_of(c).strip()}\n")
         loop = TorchLoop(c, stepwise=plan.parallel == "none")
         for kind in ("train", "backward"):
