@@ -63,7 +63,13 @@ def assemble(
     if parallel not in ("intra", "none"):
         raise ConfigError("parallel", f"no '{parallel}'", "There are: intra, none.")
     net = Network(graph, runner, "none" if parallel == "none" else "intra").to(device)
-    return Parts(dataset, graph, net, make_task(task, dataset), device)
+    for loop in net.loops:
+        loop.check_device(device.split(":")[0])
+    made = make_task(task, dataset)
+    if made.name == "characters" and net.plan.looks_ahead:
+        cause = "it reads later characters (t+1 or a backward loop), and the task is to predict the next one"
+        raise ConfigError("model", cause, "Take a model that only looks back: lstm, gru, stack.")
+    return Parts(dataset, graph, net, made, device)
 
 
 def model_graph(

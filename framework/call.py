@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from framework.network import Network
 
 
+def _check_indices(name: str, v: Tensor, vocab: int) -> None:
+    """Raises ConfigError when v holds other than 0..vocab-1; the values are looked at on a CPU only."""
+    if v.device.type == "cpu" and v.numel() and not 0 <= int(v.min()) <= int(v.max()) < vocab:
+        cause = f"indices run from {int(v.min())} to {int(v.max())}, the vocabulary has {vocab}"
+        raise ConfigError(f"x['{name}']", cause, f"Pass integers from 0 to {vocab - 1}.")
+
+
 def last_uses(plan: Plan) -> list[list[int]]:
     """For every step the ops whose values no later step reads: they can be let go."""
     last: dict[int, int] = {}
@@ -62,9 +69,12 @@ class Call:
         first = next(iter(self.inputs.values()))
         self.steps, self.lanes = first.shape[0], first.shape[1]
         self._check(lengths, resets)
-        self.lengths = None if lengths is None else lengths.to(self.like.device)
+        self.lengths = None if lengths is None else lengths.to(self.like.device).clamp(0, self.steps)
         self.resets = None if resets is None else resets.to(self.like.device, torch.bool)
         self.padding = self._padding()
+        for name, spec in net.graph.inputs.items():
+            if spec.vocab is not None:
+                _check_indices(name, self.inputs[name], spec.vocab)
         self.state = net.initial_state(self.lanes)
         if state is not None:
             self._check_state(state)
@@ -99,16 +109,29 @@ class Call:
             if shape is not None and v.shape[:2] != shape:
                 cause = f"{tuple(v.shape[:2])} steps and lanes, another input has {shape}"
                 raise ConfigError(f"x['{name}']", cause, "All inputs cover the same steps and lanes.")
-            if spec.vocab is not None and v.is_floating_point():
-                raise ConfigError(f"x['{name}']", f"{v.dtype} where the graph says indices",
-                                  f"Pass integers below {spec.vocab}.")  # fmt: skip
+            if spec.vocab is not None and (v.is_floating_point() or v.dtype == torch.bool):
+                cause = f"{v.dtype} where the graph says indices"
+                raise ConfigError(f"x['{name}']", cause, f"Pass integers below {spec.vocab}.")
             shape = tuple(v.shape[:2])
             out[name] = v.long() if spec.vocab is not None else v.to(self.like.dtype)
         if not shape or not shape[0]:
             raise ConfigError("x", "no steps: T is 0", "Pass at least one step.")
+        if not shape[1]:
+            raise ConfigError("x", "no lanes: B is 0", "Pass at least one lane.")
         return out
 
     def _check(self, lengths: Tensor | None, resets: Tensor | None) -> None:
+        """Shapes and types; values only on a CPU, where looking at them waits for nothing."""
+        for name, x in (("lengths", lengths), ("resets", resets)):
+            if x is not None and not isinstance(x, Tensor):
+                raise ConfigError(name, f"a {type(x).__name__}, not a tensor", "Use torch.tensor(...).")
+        if lengths is not None and (lengths.is_floating_point() or lengths.dtype == torch.bool):
+            raise ConfigError("lengths", f"{lengths.dtype} where numbers of frames belong", "Pass integers.")
+        if lengths is not None and lengths.device.type == "cpu" and lengths.numel():
+            low, high = int(lengths.min()), int(lengths.max())
+            if low < 0 or high > self.steps:
+                cause = f"they run from {low} to {high}, the chunk has {self.steps} steps"
+                raise ConfigError("lengths", cause, f"Pass values from 0 to {self.steps}.")
         if lengths is not None and lengths.shape != (self.lanes,):
             cause = f"shape {tuple(lengths.shape)}, there are {self.lanes} lanes"
             raise ConfigError("lengths", cause, f"Pass one length for each lane: [{self.lanes}].")
@@ -117,6 +140,9 @@ class Call:
             raise ConfigError("resets", cause, f"Pass a bool tensor [{self.steps}, {self.lanes}].")
 
     def _check_state(self, state: State) -> None:
+        if not isinstance(state, State):
+            cause = f"a {type(state).__name__}, not what a network returns"
+            raise ConfigError("state", cause, "Pass the state of the call before, or None.")
         for name, fresh in self.state.history.items():
             if name not in state.history or state.history[name].shape != fresh.shape:
                 found = tuple(state.history[name].shape[1:]) if name in state.history else "nothing"

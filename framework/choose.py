@@ -12,7 +12,8 @@ from framework.errors import ConfigError
 @dataclass(frozen=True, slots=True)
 class Runner:
     """`refuses`: the reason why it cannot take a component, or "" when it can. `devices`: where `auto` takes
-    it (none named: everywhere).
+    it (none named: everywhere). Plans are made for "cpu" so far: `auto` takes a GPU's runner only once it has
+    been measured on one.
     """
 
     name: str

@@ -156,16 +156,16 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
         raise ConfigError("optimizer.lr", f"{optimizer['lr']} is no learning rate", "Give a number above 0.")
 
 
-def find_checkpoint(target: str, runs: Path) -> Path:
+def find_checkpoint(target: str, runs: Path, option: str = "resume") -> Path:
     """The checkpoint that `resume=target` means: a .pt file, last.pt of a folder or of the newest run (auto).
 
-    Raises ConfigError when there is none.
+    `option` is what a mistake calls it. Raises ConfigError when there is none.
     """
     if target == "auto":
         found = [*runs.glob("*/last.pt"), *runs.glob("*/*/last.pt")]
         if not found:
             raise ConfigError(
-                "resume", f"there is no run in {runs}/", "Start one, or give its folder: resume=FOLDER."
+                option, f"there is no run in {runs}/", f"Start one, or give its folder: {option}=FOLDER."
             )
         return max(found, key=lambda path: path.stat().st_mtime)
     path = Path(target)
@@ -173,7 +173,7 @@ def find_checkpoint(target: str, runs: Path) -> Path:
         path = path / "last.pt"
     if not path.exists() and not path.with_name(path.name + ".prev").exists():
         raise ConfigError(
-            "resume", f"there is no checkpoint {path}", "Give a run folder, a .pt file, or auto."
+            option, f"there is no checkpoint {path}", "Give a run folder, a .pt file, or auto."
         )
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,6 +58,8 @@ def from_torch(theirs: nn.RNNBase, runner: str = "auto") -> Network:
     if cell is None or not isinstance(theirs, nn.RNNBase):
         raise ConfigError("from_torch", f"{kind} is not nn.LSTM, nn.GRU or nn.RNN",
                           "Write its equations as a cell: see docs/language.md.")  # fmt: skip
+    if theirs.batch_first:
+        warnings.warn("from_torch drops batch_first: pass x as [T, B, features]", UserWarning, stacklevel=2)
     params = {"proj": theirs.proj_size} if theirs.proj_size else {}
     cell = "lstm_projection" if theirs.proj_size else cell
     net = lstm(theirs.input_size, theirs.hidden_size, theirs.num_layers, theirs.bidirectional, cell,

@@ -32,7 +32,9 @@ class Network(nn.Module):
     `state`: what the last call returned, or None. Raises GraphError for a graph without meaning and
     ConfigError for inputs that do not fit it.
 
-    `profile = True` fills `timing` with seconds of the last forward and backward: hoisted, loop.
+    `profile = True` fills `timing` with seconds of the last forward and backward: hoisted, loop (on a GPU: of
+    launching them). `state_dict` holds weights by canonical names; parameters have names of their own
+    (w0, w1, ...), which is what `torch.func.functional_call` takes.
     """
 
     def __init__(

@@ -59,7 +59,7 @@ def arguments(given: Iterable[str], defaults: Mapping[str, Any]) -> tuple[dict[s
     target = options["checkpoint"]
     if Path(target).is_dir() and (Path(target) / "best.pt").exists():
         target = str(Path(target) / "best.pt")
-    options["checkpoint"] = find_checkpoint(target, Path("runs"))
+    options["checkpoint"] = find_checkpoint(target, Path("runs"), "checkpoint")
     return options, changes
 
 

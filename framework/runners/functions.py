@@ -5,12 +5,31 @@ from __future__ import annotations
 import gc
 import linecache
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
 
 EPS = 1e-5  # of layer norm, as in torch.nn.LayerNorm
+
+
+def first_order(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """A backward that refuses to be differentiated itself.
+
+    With create_graph its result would have no history, and a second derivative would be zero without a word.
+    """
+
+    @wraps(backward)
+    def checked(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "double backward: loops and hoisted products have first derivatives only. "
+                "Leave out create_graph=True."
+            )
+        return backward(ctx, *gradients)
+
+    return checked
 
 
 def layer_norm(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from framework.cell import Op
 from framework.ops import TABLE
@@ -70,7 +69,7 @@ class _Linear(torch.autograd.Function):
         return whole
 
     @staticmethod
-    @once_differentiable
+    @functions.first_order
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
         start = time.perf_counter()
         flat = g.reshape(-1, g.shape[-1])

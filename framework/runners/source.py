@@ -1,7 +1,8 @@
 """Generated Python for one loop, forward and backward: what the `torch` runner executes.
 
 The text is plain torch statements over buffers that `torch_loop.py` allocates, and `scripts/show_plan.py`
-prints it with --code. Names, each followed by the number of an op:
+prints it with --code. Names, followed by the number of an op of the cell, of an input (E), of a distance in
+time (K, L), or of a product (w, add, back, base, mm). The argument K of `run` is the steps of a block:
 
     P  hoisted sums, which become gates in place       G  their gradient
     V  node values with boundary steps                 S  other values that the backward reads

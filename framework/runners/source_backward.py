@@ -14,7 +14,7 @@ from framework.runners.source import Emitter, Source, pads
 class BackwardEmitter(Emitter):
     """Block by block of steps: what the loop needs prepared, the loop, what only depends on it.
 
-    carried[s]: terms of the adjoint of shift op s that are handed to earlier steps in C (or A, masked).
+    carried[s]: terms of the adjoint of shift op s that are handed to earlier steps in C.
     direct[s]: products with recurrent weights that need no carrying: the step that receives them reads the
     stored gradient G of the later step and multiplies then.
     """

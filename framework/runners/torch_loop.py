@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from framework.component import Component
 from framework.derivative import Backward, derive
@@ -52,6 +51,13 @@ class TorchLoop:
         self._functions: dict[
             tuple[str, bool, frozenset[int] | None], tuple[Source, Callable[..., None]]
         ] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles make their functions again."""
+        return {**self.__dict__, "_functions": {}}
+
+    def check_device(self, device: str) -> None:
+        """Every device will do."""
 
     def backward_cell(self, given: frozenset[int] | None = None) -> Backward:
         """The derivative when the outputs `given` (ops of the cell; None: all) receive gradients."""
@@ -149,7 +155,7 @@ class TorchLoop:
         """Run the loop; fills v with buffers."""
         c = self.c
         source, run = self.source(kind, bool(chunk.masks))
-        self.allocate(source, chunk, v["like"] if "like" in v else self._like(v), 0, v)
+        self.allocate(source, chunk, self._like(v), 0, v)
         for node in c.states:
             root = c.roots[node]
             lo, hi = v[f"span{root}"]
@@ -186,7 +192,7 @@ class _LoopFunction(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @functions.first_order
     def backward(ctx: Any, *dy: Tensor | None) -> tuple[Any, ...]:
         loop, chunk, start = ctx.loop, ctx.chunk, time.perf_counter()
         saved = ctx.saved_tensors

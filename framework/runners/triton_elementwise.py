@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from framework.component import Component
 from framework.errors import ConfigError
+from framework.runners import functions
 from framework.runners.elementwise_code import backward_code, forward_code, widened
 from framework.runners.torch_loop import Chunk
 
@@ -38,6 +38,12 @@ class ElementwiseLoop:
     def __getstate__(self) -> dict[str, Any]:
         """Copies make their modules again: those cannot be copied or pickled."""
         return {**self.__dict__, "_code": {}}
+
+    def check_device(self, device: str) -> None:
+        """Raises ConfigError for a CPU, unless Triton interprets."""
+        if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+            cause = "'elementwise' runs on GPUs, the network is on a CPU"
+            raise ConfigError("runner", cause, "Move it to a GPU, or take runner=auto.")
 
     def code(self, masked: bool, given: frozenset[int] | None = None) -> tuple[Any, ModuleType]:
         """Generated source and its module: forward, or backward of the outputs `given`."""
@@ -68,12 +74,7 @@ class ElementwiseLoop:
         """
         assert not runs, "a loop without exchange has no products"
         tensors = [*([] if pre is None else [pre]), *ext, *singles, *boundary, *init]
-        device = tensors[0].device
-        if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-            raise ConfigError(
-                "runner", "'elementwise' runs on GPUs, the network is on a CPU",
-                "Move it to a GPU, or take runner=auto.",
-            )  # fmt: skip
+        self.check_device(tensors[0].device.type)
         if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
             return _LoopFunction.apply(self, chunk, len(ext), *tensors)
         with torch.no_grad():
@@ -197,7 +198,7 @@ class _LoopFunction(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @functions.first_order
     def backward(ctx: Any, *dy: Tensor | None) -> tuple[Any, ...]:
         loop, chunk, start = ctx.loop, ctx.chunk, time.perf_counter()
         saved = ctx.saved_tensors

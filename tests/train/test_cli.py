@@ -171,8 +171,23 @@ def test_a_sweep_goes_on_after_a_failure(cli, tmp_path):
     code, _, err = cli("-m", *TINY, "task=auto,framewise,regression")
     assert code == 2
     assert "does not fit data=adding" in err
-    (sweep,) = (tmp_path / "runs").iterdir()
+    (sweep,) = (tmp_path / "runs").glob("*_sweep")
     assert sorted(path.name for path in sweep.iterdir()) == ["0", "2"]
+    assert not (tmp_path / "multirun.yaml").exists()
+
+
+def test_a_model_that_sees_the_answer_is_refused(cli, tmp_path):
+    code, _, err = cli("data=text", "model=blstm", "train=smoke", "logger=none")
+    assert code == 2
+    assert "model: it reads later characters" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_runner_for_gpus_is_refused_on_a_cpu(cli, tmp_path):
+    code, _, err = cli(*TINY[:6], "model=stack", "cell=mingru", *TINY[7:], "runner=elementwise")
+    assert code == 2
+    assert "'elementwise' runs on GPUs" in err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_cells_own_params(cli, tmp_path):
