@@ -296,7 +296,7 @@ class Call:
         ).to(self.like.dtype)
         if op.lo == 1:
             return hit
-        return (1.0 - hit) / (1.0 - op.value) if op.value < 1.0 else hit * 0.0
+        return (1.0 - hit) / (1.0 - op.value)
 
     def _loop(self, step: Loop) -> None:
         c, loop = self.plan.components[step.component], self.net.loops[step.component]

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from framework.cell import Builder, Op
 
-Kind = Literal["dense", "elementwise", "linear", "none"]
+Kind = Literal["dense", "elementwise", "linear"]
 MATRICES = ("full", "gather", "block")
 EXCHANGES = ("full", "block", "concat", "slice", "normalize", "softmax", "rowsum", "gather")
 NEW_PHASE = ("full", "block", "normalize", "softmax", "rowsum")
@@ -96,7 +96,9 @@ class _Cell:
     b: Builder = field(default_factory=Builder)
     local: dict[int, int] = field(default_factory=dict)
     ext: dict[int, int] = field(default_factory=dict)  # op of the program -> its number
-    # target number -> (sum's coefficients are 1) hoisted addends and constant; columns come later
+    # products that one sum alone takes in, with coefficient 1
+    direct: set[int] = field(default_factory=set)
+    # of each target: hoisted addends, constant and size; columns are given out at the end
     addends: list[tuple[tuple[tuple[int, float], ...], float, int]] = field(default_factory=list)
 
     def leaf(self, at: int) -> int:
@@ -136,8 +138,6 @@ class _Cell:
         return self.b.add(
             Op(op.kind, args, op.size, op.name, op.shift, op.coefs, op.value, op.lo, op.hi, op.blocks)
         )
-
-    direct: set[int] = field(default_factory=set)
 
     def wrap(self, op: Op, args: Sequence[int]) -> int:
         """A dense product that no sum takes in: a target of its own, starting from 0."""
