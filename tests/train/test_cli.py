@@ -183,7 +183,8 @@ def test_a_model_that_sees_the_answer_is_refused(cli, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_runner_for_gpus_is_refused_on_a_cpu(cli, tmp_path):
+def test_a_runner_for_gpus_is_refused_on_a_cpu(cli, tmp_path, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # tests of kernels, in the same process, set it
     code, _, err = cli(*TINY[:6], "model=stack", "cell=mingru", *TINY[7:], "runner=elementwise")
     assert code == 2
     assert "'elementwise' runs on GPUs" in err
