@@ -14,7 +14,7 @@ from framework.errors import ConfigError
 from framework.plan import Loop, Map, Plan
 from framework.random import mask as random_mask
 from framework.runners import hoisted
-from framework.runners.torch_loop import Chunk
+from framework.runners.loop import Chunk
 from framework.state import State, carry, keep_mask
 from framework.steps import Linear
 

@@ -15,7 +15,8 @@ from framework.runners.products import outer
 from framework.runners.source import Source, pads
 
 if TYPE_CHECKING:
-    from framework.runners.torch_loop import Chunk, TorchLoop
+    from framework.runners.loop import Chunk
+    from framework.runners.torch_loop import TorchLoop
 
 BLOCK_BYTES = 1 << 20  # factors prepared at once before their steps run: about a core's L2 cache
 

@@ -6,9 +6,7 @@ chain through the recurrence runs step by step, weight gradients are products ov
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +16,7 @@ from framework.component import Component
 from framework.derivative import Backward, derive
 from framework.runners import functions
 from framework.runners.emit import Place
+from framework.runners.loop import Chunk, LoopRunner
 from framework.runners.products import step_product
 from framework.runners.source import Source, pads
 from framework.runners.source_backward import BackwardEmitter
@@ -25,17 +24,7 @@ from framework.runners.source_forward import ForwardEmitter
 from framework.runners.torch_gradients import gradients
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """What one call is about: steps, lanes, and for each read distance where it crosses no reset or end."""
-
-    steps: int
-    lanes: int
-    masks: Mapping[int, Tensor]  # distance -> [T, B, 1] bool; empty: every read is inside its sequence
-    clock: dict[str, float] | None = None  # "loop" gets the seconds of the backward
-
-
-class TorchLoop:
+class TorchLoop(LoopRunner):
     """One component, compiled to Python source on first use."""
 
     def __init__(self, c: Component, stepwise: bool = False):
@@ -55,9 +44,6 @@ class TorchLoop:
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles make their functions again."""
         return {**self.__dict__, "_functions": {}}
-
-    def check_device(self, device: str) -> None:
-        """Every device will do."""
 
     def backward_cell(self, given: frozenset[int] | None = None) -> Backward:
         """The derivative when the outputs `given` (ops of the cell; None: all) receive gradients."""
@@ -85,27 +71,26 @@ class TorchLoop:
             self._functions[(kind, masked, given)] = known
         return known
 
-    def __call__(
+    def run(
+        self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], train: bool
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """See `LoopRunner.run`."""
+        v = self.environment(chunk, n_ext, tensors)
+        out = self.forward(chunk, v, "train" if train else "infer")
+        buffers = self.source("train", bool(chunk.masks))[0].buffers if train else {}
+        return out, {name: v[name] for name in buffers if name[0] in "VSR"}
+
+    def gradients_of(
         self,
         chunk: Chunk,
-        pre: Tensor | None,
-        ext: Sequence[Tensor],
-        runs: Sequence[Tensor],
-        singles: Sequence[Tensor],
-        boundary: Sequence[Tensor],
-        init: Sequence[Tensor],
-    ) -> tuple[Tensor, ...]:
-        """Values [T, B, size] of the component's outputs.
-
-        pre [T, B, width] (overwritten); ext [T, B, size]; runs, singles: weights in the order of `c.runs` and
-        `singles`; boundary: for each of `c.states` [distance, B, size], in time order; init: [size] each.
-        """
-        tensors = [*([] if pre is None else [pre]), *ext, *runs, *singles, *boundary, *init]
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            return _LoopFunction.apply(self, chunk, len(ext), *tensors)
-        with torch.no_grad():
-            v = self.environment(chunk, len(ext), tensors)
-            return self.forward(chunk, v, "infer")
+        n_ext: int,
+        tensors: Sequence[Tensor],
+        kept: dict[str, Tensor],
+        dy: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+    ) -> Sequence[Tensor | None]:
+        """See `LoopRunner.gradients_of`."""
+        return gradients(self, chunk, self.environment(chunk, n_ext, tensors) | kept, dy, wanted)
 
     def environment(self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor]) -> dict[str, Any]:
         """The names that generated source uses, for the tensors of one call."""
@@ -173,33 +158,3 @@ class TorchLoop:
             return x.expand(chunk.steps, chunk.lanes, x.shape[-1])
         x = x[place.offset : place.offset + chunk.steps]
         return x if place.hi < 0 else x[:, :, place.lo : place.hi]
-
-
-class _LoopFunction(torch.autograd.Function):
-    """Forward and derived backward of one loop as seen by autograd."""
-
-    @staticmethod
-    def forward(ctx: Any, loop: TorchLoop, chunk: Chunk, n_ext: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        v = loop.environment(chunk, n_ext, tensors)
-        out = loop.forward(chunk, v, "train")
-        ctx.loop, ctx.chunk, ctx.n_ext, ctx.count = loop, chunk, n_ext, len(tensors)
-        needed = loop.source("train", bool(chunk.masks))[0].buffers
-        keep = {name: x for name, x in v.items() if isinstance(x, Tensor) and (name in needed or name == "P")}
-        keep = {name: x for name, x in keep.items() if name[0] in "PVSR"}
-        ctx.names = list(keep)
-        ctx.save_for_backward(*tensors, *keep.values())
-        ctx.set_materialize_grads(False)
-        return out
-
-    @staticmethod
-    @functions.first_order
-    def backward(ctx: Any, *dy: Tensor | None) -> tuple[Any, ...]:
-        loop, chunk, start = ctx.loop, ctx.chunk, time.perf_counter()
-        saved = ctx.saved_tensors
-        tensors = saved[: ctx.count]
-        v = loop.environment(chunk, ctx.n_ext, tensors)
-        v.update(zip(ctx.names, saved[ctx.count :], strict=True))
-        out = gradients(loop, chunk, v, dy, ctx.needs_input_grad[3:])
-        if chunk.clock is not None:
-            chunk.clock["loop"] += time.perf_counter() - start
-        return (None, None, None, *out)

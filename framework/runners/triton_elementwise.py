@@ -1,12 +1,11 @@
 """The `elementwise` runner: loops in which every unit goes its own way, all steps in one Triton launch.
 
-Same tensors in and out as `TorchLoop`. On a CPU it runs only under Triton's interpreter, for tests.
+Same tensors in and out as every runner. On a CPU it runs only under Triton's interpreter, for tests.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,16 +15,15 @@ from torch import Tensor
 
 from framework.component import Component
 from framework.errors import ConfigError
-from framework.runners import functions
 from framework.runners.elementwise_code import backward_code, forward_code, widened
-from framework.runners.torch_loop import Chunk
+from framework.runners.loop import Chunk, LoopRunner
 
 if TYPE_CHECKING:
     from kernels.elementwise import Gradients, Outer, Shape
     from kernels.elementwise_source import Backward, Forward
 
 
-class ElementwiseLoop:
+class ElementwiseLoop(LoopRunner):
     """One component without exchange, compiled on first use."""
 
     def __init__(self, c: Component):
@@ -58,27 +56,24 @@ class ElementwiseLoop:
             known = self._code[masked, given] = (code, compile_code(code, self.c.name))
         return known
 
-    def __call__(
+    def run(
+        self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], train: bool
+    ) -> tuple[tuple[Tensor, ...], dict[int, Tensor]]:
+        """See `LoopRunner.run`."""
+        outer = self.outer(chunk, n_ext, tensors)
+        return self.forward(chunk, outer), dict(outer.nodes)
+
+    def gradients_of(
         self,
         chunk: Chunk,
-        pre: Tensor | None,
-        ext: Sequence[Tensor],
-        runs: Sequence[Tensor],
-        singles: Sequence[Tensor],
-        boundary: Sequence[Tensor],
-        init: Sequence[Tensor],
-    ) -> tuple[Tensor, ...]:
-        """Values [T, B, size] of the component's outputs; the tensors are those of `TorchLoop.__call__`.
-
-        Raises ConfigError for tensors on a CPU, unless Triton interprets.
-        """
-        assert not runs, "a loop without exchange has no products"
-        tensors = [*([] if pre is None else [pre]), *ext, *singles, *boundary, *init]
-        self.check_device(tensors[0].device.type)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-            return _LoopFunction.apply(self, chunk, len(ext), *tensors)
-        with torch.no_grad():
-            return self.forward(chunk, self.outer(chunk, len(ext), tensors))
+        n_ext: int,
+        tensors: Sequence[Tensor],
+        kept: dict[int, Tensor],
+        dy: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+    ) -> Sequence[Tensor | None]:
+        """See `LoopRunner.gradients_of`."""
+        return self.gradients(chunk, self.outer(chunk, n_ext, tensors, kept), dy)
 
     def outer(
         self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], nodes: dict[int, Tensor] | None = None
@@ -180,31 +175,3 @@ class ElementwiseLoop:
             parts = [x for shift, x in found.lost.items() if self.c.cell[shift].name == node]
             out.append(torch.stack(parts).sum(0).to(outer.init[i].dtype) if parts else None)
         return out
-
-
-class _LoopFunction(torch.autograd.Function):
-    """Forward and derived backward of one loop as seen by autograd."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, loop: ElementwiseLoop, chunk: Chunk, n_ext: int, *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
-        outer = loop.outer(chunk, n_ext, tensors)
-        out = loop.forward(chunk, outer)
-        ctx.loop, ctx.chunk, ctx.n_ext, ctx.count = loop, chunk, n_ext, len(tensors)
-        ctx.nodes = list(outer.nodes)
-        ctx.save_for_backward(*tensors, *outer.nodes.values())
-        ctx.set_materialize_grads(False)
-        return out
-
-    @staticmethod
-    @functions.first_order
-    def backward(ctx: Any, *dy: Tensor | None) -> tuple[Any, ...]:
-        loop, chunk, start = ctx.loop, ctx.chunk, time.perf_counter()
-        saved = ctx.saved_tensors
-        nodes = dict(zip(ctx.nodes, saved[ctx.count :], strict=True))
-        outer = loop.outer(chunk, ctx.n_ext, saved[: ctx.count], nodes)
-        out = loop.gradients(chunk, outer, dy)
-        if chunk.clock is not None:
-            chunk.clock["loop"] += time.perf_counter() - start
-        return (None, None, None, *out)

@@ -7,7 +7,7 @@ import triton
 
 from framework.load import load_graph
 from framework.plan import make_plan
-from framework.runners.torch_loop import Chunk
+from framework.runners.loop import Chunk
 from framework.runners.triton_elementwise import ElementwiseLoop
 from kernels.elementwise_kernel import backward_kernel, forward_kernel
 

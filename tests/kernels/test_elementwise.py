@@ -16,7 +16,7 @@ from torch import Tensor
 from framework import Network, load_graph
 from framework.choose import choose
 from framework.errors import ConfigError
-from framework.runners.torch_loop import Chunk
+from framework.runners.loop import Chunk
 from framework.runners.triton_elementwise import ElementwiseLoop
 from kernels.elementwise import as_rows
 from tests.compare import assert_same, run_network

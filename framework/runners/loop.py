@@ -1,0 +1,99 @@
+"""What every runner of a loop shares: the tensors of a call, and how autograd sees it."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framework.runners.functions import first_order
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one call is about: steps, lanes, and for each read distance where it crosses no reset or end."""
+
+    steps: int
+    lanes: int
+    masks: Mapping[int, Tensor]  # distance -> [T, B, 1] bool; empty: every read is inside its sequence
+    clock: dict[str, float] | None = None  # "loop" gets the seconds of the backward
+
+
+class LoopRunner(ABC):
+    """Executes one component; subclasses say how. `singles`: weights that stand in no product over gates."""
+
+    singles: list[str]
+
+    def check_device(self, device: str) -> None:  # noqa: B027 (most take every device)
+        """Raises ConfigError for a kind of device that this runner cannot use."""
+
+    @abstractmethod
+    def run(
+        self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], train: bool
+    ) -> tuple[tuple[Tensor, ...], dict[Any, Tensor]]:
+        """Outputs [T, B, size], and (when `train`) what the backward will need of this call."""
+
+    @abstractmethod
+    def gradients_of(
+        self,
+        chunk: Chunk,
+        n_ext: int,
+        tensors: Sequence[Tensor],
+        kept: dict[Any, Tensor],
+        dy: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+    ) -> Sequence[Tensor | None]:
+        """A gradient for each of `tensors`, from those of the outputs; None where there is none."""
+
+    def __call__(
+        self,
+        chunk: Chunk,
+        pre: Tensor | None,
+        ext: Sequence[Tensor],
+        runs: Sequence[Tensor],
+        singles: Sequence[Tensor],
+        boundary: Sequence[Tensor],
+        init: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """Values [T, B, size] of the component's outputs.
+
+        pre [T, B, width] (may be overwritten); ext [T, B, size]; runs, singles: weights in the order of the
+        component's runs and of `singles`; boundary: for each state [distance, B, size], in time order; init:
+        [size] each. Raises ConfigError on a device that the runner cannot use.
+        """
+        tensors = [*([] if pre is None else [pre]), *ext, *runs, *singles, *boundary, *init]
+        if tensors:
+            self.check_device(tensors[0].device.type)
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            return _LoopFunction.apply(self, chunk, len(ext), *tensors)
+        with torch.no_grad():
+            return self.run(chunk, len(ext), tensors, False)[0]
+
+
+class _LoopFunction(torch.autograd.Function):
+    """Forward and derived backward of one loop as seen by autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, loop: LoopRunner, chunk: Chunk, n_ext: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        out, kept = loop.run(chunk, n_ext, tensors, True)
+        ctx.loop, ctx.chunk, ctx.n_ext, ctx.count = loop, chunk, n_ext, len(tensors)
+        ctx.names = list(kept)
+        ctx.save_for_backward(*tensors, *kept.values())
+        ctx.set_materialize_grads(False)
+        return out
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, *dy: Tensor | None) -> tuple[Any, ...]:
+        loop, chunk, start = ctx.loop, ctx.chunk, time.perf_counter()
+        saved = ctx.saved_tensors
+        tensors, kept = saved[: ctx.count], dict(zip(ctx.names, saved[ctx.count :], strict=True))
+        out = loop.gradients_of(chunk, ctx.n_ext, tensors, kept, dy, ctx.needs_input_grad[3:])
+        if chunk.clock is not None:
+            chunk.clock["loop"] += time.perf_counter() - start
+        return (None, None, None, *out)
