@@ -14,7 +14,7 @@ from framework.errors import ConfigError
 from framework.plan import Loop, Map, Plan
 from framework.random import mask as random_mask
 from framework.runners import hoisted
-from framework.runners.loop import Chunk
+from framework.runners.loop import Chunk, LoopRunner
 from framework.state import State, carry, keep_mask
 from framework.steps import Linear
 
@@ -43,11 +43,27 @@ def last_uses(plan: Plan) -> list[list[int]]:
     return out
 
 
-def _reads(plan: Plan, step: Linear | Map | Loop) -> Sequence[int]:
+def unread_maps(plan: Plan, loops: Sequence[LoopRunner]) -> frozenset[int]:
+    """Hoisted ops that nobody reads, because the loops' runners make their masks themselves."""
+    read = {plan.roots[n] for n in (*plan.graph.outputs.values(), *plan.history)}
+    unread: set[int] = set()
+    for step in reversed(plan.steps):
+        if isinstance(step, Map) and step.op not in read:
+            unread.add(step.op)
+        else:
+            read.update(_reads(plan, step, loops))
+    return frozenset(unread)
+
+
+def _reads(plan: Plan, step: Linear | Map | Loop, loops: Sequence[LoopRunner] | None = None) -> Sequence[int]:
+    """Ops whose values a step takes; with `loops`, less the masks that they make themselves."""
     if isinstance(step, Linear):
         return [a.source for a in step.addends if a.source >= 0]
     if isinstance(step, Loop):
-        return plan.components[step.component].ext
+        c = plan.components[step.component]
+        if loops is not None and loops[step.component].own_masks:
+            return [a for i, a in enumerate(c.ext) if i not in c.masks]
+        return c.ext
     op = plan.ops[step.op]
     return [plan.roots[op.name]] if op.kind == "shift" else op.args
 
@@ -183,7 +199,7 @@ class Call:
                 self._linear(k, step)
             elif isinstance(step, Loop):
                 self._loop(step)
-            else:
+            elif step.op not in self.net.unread_maps:
                 self._map(step.op)
             for a in self.net.last_uses[k]:
                 self.values.pop(a, None)
@@ -313,9 +329,9 @@ class Call:
             else:
                 boundary.append(init[-1].expand(distance, self.lanes, -1))
         out = loop(
-            Chunk(self.steps, self.lanes, masks, self.clock),
+            Chunk(self.steps, self.lanes, masks, self.clock, self.net.seed if self.net.training else None),
             self.buffers.pop(step.pre, None),
-            [self._full(self.value(a)) for a in c.ext],
+            [self._full(self.value(a)) for i, a in enumerate(c.ext) if not (loop.own_masks and i in c.masks)],
             [self.net.get_parameter(p) for p in self.net.run_packs[step.component]],
             [self.net.pack_view(n) for n in loop.singles],
             boundary,

@@ -42,9 +42,9 @@ class Run(NamedTuple):
 class Component:
     """One loop. `cell`: its op list (ids are places in it); `roots`: its nodes -> ops of the cell.
 
-    `ext[i]` is the op of the whole program that the cell's `ext` number i reads. `outputs`: (op of the
-    program, op of the cell) whose values are used outside. `states`: nodes read at other steps
-    inside -> largest distance.
+    `ext[i]` is the op of the whole program that the cell's `ext` number i reads; `masks`: those that are
+    random masks (see `mask_of`), which a runner may make itself. `outputs`: (op of the program, op of the
+    cell) whose values are used outside. `states`: nodes read at other steps inside -> largest distance.
     """
 
     name: str
@@ -63,6 +63,19 @@ class Component:
     outputs: tuple[tuple[int, int], ...]
     states: Mapping[str, int]
     members: frozenset[int] = field(default_factory=frozenset)
+    masks: Mapping[int, Op] = field(default_factory=dict)
+
+
+def mask_of(ops: Sequence[Op], at: int) -> Op | None:
+    """The `random` op that op `at` is, or None. Its lo: 0 dropout, 1 zoneout, 2 one minus that of zoneout."""
+    op = ops[at]
+    if op.kind == "random":
+        return op
+    if op.kind == "sum" and op.coefs == (-1.0,) and op.value == 1.0:
+        inner = ops[op.args[0]]
+        if inner.kind == "random" and inner.lo == 1:
+            return inner._replace(lo=2)
+    return None
 
 
 def edges_of(ops: Sequence[Op], roots: Mapping[str, int]) -> list[list[int]]:
@@ -215,10 +228,12 @@ def make_component(
     for op in cell:
         if op.kind == "shift":
             states[op.name] = max(states.get(op.name, 0), abs(op.shift))
+    found = [(number, mask_of(program.ops, at)) for at, number in c.ext.items()]
+    masks = {number: op for number, op in found if op is not None}
     return Component(
         name, tuple(local_roots), timing[0], classify(program.ops, members),
         max(phase, default=0), timing[1], timing[2], tuple(cell), local_roots, tuple(c.ext), width,
-        targets, runs, outputs, states, inside,
+        targets, runs, outputs, states, inside, masks,
     )  # fmt: skip
 
 

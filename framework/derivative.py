@@ -182,7 +182,8 @@ def _derive(c: Component, skip: frozenset[int], hoist: bool, given: frozenset[in
         elif op.kind == "param":
             params[op.name] = g
         elif op.kind == "ext":
-            ext[op.lo] = g
+            if op.lo not in c.masks:  # nothing to learn in a random mask
+                ext[op.lo] = g
         elif op.kind == "pre":
             pre[op.lo] = g
         elif op.kind in ("full", "block", "gather"):

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from framework.call import Call, last_uses
+from framework.call import Call, last_uses, unread_maps
 from framework.component import Component
 from framework.errors import ConfigError
 from framework.graph import Graph
 from framework.load import load_graph
 from framework.plan import Parallel, Plan, make_plan
+from framework.runners.loop import LoopRunner
+from framework.runners.place import machine_of
 from framework.runners.torch_loop import TorchLoop
 from framework.runners.triton_elementwise import ElementwiseLoop
 from framework.state import State
 from framework.steps import Pack
 
 Value = Tensor | Mapping[str, Tensor]
+
+# The class behind each name of the runner table (choose.TABLE).
+RUNNERS: Mapping[str, Callable[[Component, Plan], LoopRunner]] = {
+    "elementwise": lambda c, plan: ElementwiseLoop(c),
+    "torch": lambda c, plan: TorchLoop(c, stepwise=plan.parallel == "none"),
+}
 
 
 class Network(nn.Module):
@@ -34,7 +42,8 @@ class Network(nn.Module):
 
     `profile = True` fills `timing` with seconds of the last forward and backward: hoisted, loop (on a GPU: of
     launching them). `state_dict` holds weights by canonical names; parameters have names of their own
-    (w0, w1, ...), which is what `torch.func.functional_call` takes.
+    (w0, w1, ...), which is what `torch.func.functional_call` takes. When the network is moved to another device
+    or dtype, the runners of its loops are chosen again for it, and `plan` shows them.
     """
 
     def __init__(
@@ -56,13 +65,10 @@ class Network(nn.Module):
         for pack in self._packs.values():
             self.register_parameter(pack.name, nn.Parameter(torch.empty(pack.shape)))
         self._pack_of = {name: pack.name for pack in self._packs.values() for name, _, _ in pack.members}
-        stepwise = parallel == "none"
-        self.loops = [
-            ElementwiseLoop(c) if choice.runner == "elementwise" else TorchLoop(c, stepwise)
-            for c, choice in zip(self.plan.components, self.plan.choices, strict=True)
-        ]
+        self.loops: list[LoopRunner] = []
         self.run_packs = [self._packs_of_runs(c) for c in self.plan.components]
         self.last_uses = last_uses(self.plan)
+        self.unread_maps = unread_maps(self.plan, self.loops)
         self.reset_parameters()
 
     def _packs_of_runs(self, c: Component) -> list[str]:

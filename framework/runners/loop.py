@@ -22,12 +22,17 @@ class Chunk:
     lanes: int
     masks: Mapping[int, Tensor]  # distance -> [T, B, 1] bool; empty: every read is inside its sequence
     clock: dict[str, float] | None = None  # "loop" gets the seconds of the backward
+    seed: int | None = None  # of random masks; None: not training, a mask is its mean
 
 
 class LoopRunner(ABC):
-    """Executes one component; subclasses say how. `singles`: weights that stand in no product over gates."""
+    """Executes one component; subclasses say how. `singles`: weights that stand in no product over gates.
+
+    own_masks: it makes the component's random masks itself, from `Chunk.seed`; `ext` then lacks them.
+    """
 
     singles: list[str]
+    own_masks = False
 
     def check_device(self, device: str) -> None:  # noqa: B027 (most take every device)
         """Raises ConfigError for a kind of device that this runner cannot use."""
@@ -62,9 +67,10 @@ class LoopRunner(ABC):
     ) -> tuple[Tensor, ...]:
         """Values [T, B, size] of the component's outputs.
 
-        pre [T, B, width] (may be overwritten); ext [T, B, size]; runs, singles: weights in the order of the
-        component's runs and of `singles`; boundary: for each state [distance, B, size], in time order; init:
-        [size] each. Raises ConfigError on a device that the runner cannot use.
+        pre [T, B, width] (may be overwritten); ext [T, B, size] (with own_masks: those that are no masks);
+        runs, singles: weights in the order of the component's runs and of `singles`; boundary: for each state
+        [distance, B, size], in time order; init: [size] each.
+        Raises ConfigError on a device that the runner cannot use.
         """
         tensors = [*([] if pre is None else [pre]), *ext, *runs, *singles, *boundary, *init]
         if tensors:
