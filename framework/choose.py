@@ -1,4 +1,4 @@
-"""The runner table: which runner executes a loop, and why. Pure data and structure; no torch, no device."""
+"""The runner table: which runner executes a loop on which machine, and why. Pure data, no torch."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 from framework.component import Component
 from framework.errors import ConfigError
+from framework.machine import CPU, Machine
+from framework.names import known
 
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """`refuses`: the reason why it cannot take a component, or "" when it can. `devices`: where `auto` takes
-    it (none named: everywhere). Plans are made for "cpu" so far: `auto` takes a GPU's runner only once it has
-    been measured on one.
+    """`refuses`: why it cannot take a component on a machine, or "" when it can. `devices`: where `auto`
+    takes it (none named: everywhere); those that name any are made of Triton kernels.
     """
 
     name: str
-    refuses: Callable[[Component], str]
+    refuses: Callable[[Component, Machine], str]
     devices: tuple[str, ...] = ()
 
 
@@ -29,7 +30,7 @@ class Choice:
     notes: tuple[str, ...] = ()
 
 
-def _exchanges(c: Component) -> str:
+def _exchanges(c: Component, machine: Machine) -> str:
     """Why a loop is none of units that go their own way, without reading each other."""
     if c.kind not in ("elementwise", "linear"):
         return "units read each other inside the loop"
@@ -39,26 +40,27 @@ def _exchanges(c: Component) -> str:
     return f"its values have different sizes ({', '.join(map(str, sizes))})" if len(sizes) > 1 else ""
 
 
-# In the order in which `auto` asks. Adding a runner is adding a row.
+# In the order in which `auto` asks. Adding a runner is adding a row here, and one to network.RUNNERS.
 TABLE: tuple[Runner, ...] = (
     Runner("elementwise", _exchanges, ("cuda",)),
-    Runner("torch", lambda c: ""),
+    Runner("torch", lambda c, machine: ""),
 )
 
 
-def choose(c: Component, wanted: str = "auto", device: str = "cpu") -> Choice:
-    """The runner of component `c` on a kind of device. Raises ConfigError for a runner that does not exist.
+def choose(c: Component, wanted: str = "auto", machine: Machine = CPU) -> Choice:
+    """The runner of component `c` on a machine. Raises ConfigError for a runner that does not exist.
 
     One that is asked for by name comes first whatever the device.
     """
     names = [r.name for r in TABLE]
     if wanted not in ("auto", *names):
-        raise ConfigError("runner", f"no runner '{wanted}'", f"There are: auto, {', '.join(names)}.")
-    here = [r for r in TABLE if r.name == wanted or not r.devices or device in r.devices]
+        raise ConfigError("runner", f"no runner '{wanted}'", known("There are", wanted, ["auto", *names]))
+    here = [r for r in TABLE if r.name == wanted or not r.devices or machine.device in r.devices]
     order = here if wanted == "auto" else sorted(here, key=lambda r: r.name != wanted)
     notes: list[str] = []
     for r in order:
-        reason = r.refuses(c)
+        absent = "triton is not installed" if r.devices and not machine.triton else ""
+        reason = absent or r.refuses(c, machine)
         if not reason:
             return Choice(r.name, tuple(notes))
         notes.append(f"{r.name}: {reason}")

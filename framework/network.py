@@ -42,8 +42,8 @@ class Network(nn.Module):
 
     `profile = True` fills `timing` with seconds of the last forward and backward: hoisted, loop (on a GPU: of
     launching them). `state_dict` holds weights by canonical names; parameters have names of their own
-    (w0, w1, ...), which is what `torch.func.functional_call` takes. When the network is moved to another device
-    or dtype, the runners of its loops are chosen again for it, and `plan` shows them.
+    (w0, w1, ...), which is what `torch.func.functional_call` takes. When the network is moved to another
+    device or dtype, the runners of its loops are chosen again for it, and `plan` shows them.
     """
 
     def __init__(
@@ -65,11 +65,34 @@ class Network(nn.Module):
         for pack in self._packs.values():
             self.register_parameter(pack.name, nn.Parameter(torch.empty(pack.shape)))
         self._pack_of = {name: pack.name for pack in self._packs.values() for name, _, _ in pack.members}
-        self.loops: list[LoopRunner] = []
         self.run_packs = [self._packs_of_runs(c) for c in self.plan.components]
         self.last_uses = last_uses(self.plan)
-        self.unread_maps = unread_maps(self.plan, self.loops)
+        self.loops: list[LoopRunner] = []
+        self._place()
         self.reset_parameters()
+
+    def _place(self) -> None:
+        """Choose what executes the plan where the network is now."""
+        here = machine_of(self.like)
+        if here == self.plan.machine and self.loops:
+            return
+        self.plan = self.plan.on(here)
+        self.loops = [
+            RUNNERS[choice.runner](c, self.plan)
+            for c, choice in zip(self.plan.components, self.plan.choices, strict=True)
+        ]
+        self.unread_maps = unread_maps(self.plan, self.loops)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Network:
+        """Every move of a module (to, cuda, half, to_empty) goes through here."""
+        super()._apply(fn, recurse)
+        self._place()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What was pickled on one device may be loaded on another."""
+        super().__setstate__(state)
+        self._place()
 
     def _packs_of_runs(self, c: Component) -> list[str]:
         by_members = {pack.members: pack.name for pack in self._packs.values()}

@@ -7,7 +7,7 @@ Finds the loops by strongly connected components, first of nodes (direction, err
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -17,6 +17,8 @@ from framework.component import MATRICES, Component, edges_of, make_component
 from framework.direction import Timing, reads, timing
 from framework.errors import ConfigError
 from framework.graph import Graph
+from framework.machine import CPU, Machine
+from framework.machine import machine as named_machine
 from framework.names import known
 from framework.pause import no_garbage_collection
 from framework.scc import components, topological
@@ -42,13 +44,21 @@ class Plan:
     packs: Mapping[str, Pack]
     history: Mapping[str, int] = field(default_factory=dict)  # node or input -> steps of it a chunk hands on
     groups: tuple[tuple[int, ...], ...] = ()  # steps that may run at the same time
-    choices: tuple[Choice, ...] = ()  # the runner of each component
+    runner: str = "auto"  # which one was asked for
+    machine: Machine = CPU  # where it is to run
+    choices: tuple[Choice, ...] = ()  # the runner of each component there
 
     def __str__(self) -> str:
         from framework.plan_text import plan_text
 
         with no_garbage_collection():
             return plan_text(self)
+
+    def on(self, machine: Machine) -> Plan:
+        """The same plan for another machine: only what executes its steps is chosen again."""
+        return replace(
+            self, machine=machine, choices=tuple(choose(c, self.runner, machine) for c in self.components)
+        )
 
     def activation_bytes(self, steps: int, lanes: int, itemsize: int = 4) -> int:
         """Predicted bytes kept for the backward of one chunk."""
@@ -62,19 +72,23 @@ class Plan:
         return any(op.kind == "shift" and op.shift > 0 for op in self.ops)
 
 
-def make_plan(graph: Graph, parallel: Parallel = "intra", runner: str = "auto") -> Plan:
+def make_plan(
+    graph: Graph, parallel: Parallel = "intra", runner: str = "auto", device: str | Machine = "cpu"
+) -> Plan:
     """Plan `graph`. parallel="none" leaves every product in a loop, step by step (for comparison).
 
-    `runner` forces one for every loop ("auto": the best that takes it). Raises GraphError for a loop without
-    delay or a component that runs both ways in time, ConfigError for a runner or value that does not exist.
+    `runner` forces one for every loop ("auto": the best that takes it). `device`: what the plan is for,
+    "cpu", "cuda" or a Machine; it need not be here. Raises GraphError for a loop without delay or a component
+    that runs both ways in time, ConfigError for a runner, device or value that does not exist.
     """
     if parallel not in PARALLEL:
         raise ConfigError("parallel", f"'{parallel}' is not known", known("There are", parallel, PARALLEL))
+    machine = device if isinstance(device, Machine) else named_machine(device)
     with no_garbage_collection():
-        return _make_plan(graph, parallel, runner)
+        return _make_plan(graph, parallel, runner, machine)
 
 
-def _make_plan(graph: Graph, parallel: Parallel, runner: str) -> Plan:
+def _make_plan(graph: Graph, parallel: Parallel, runner: str, machine: Machine) -> Plan:
     edges = {n: reads(node.expr) for n, node in graph.nodes.items()}
     alive = _alive(graph, edges)
     names = [n for n in graph.nodes if n in alive]
@@ -88,7 +102,7 @@ def _make_plan(graph: Graph, parallel: Parallel, runner: str) -> Plan:
         local = [[place[w] for w, s in edges[n] if s == 0 and w in place] for n in group]
         order += [group[i] for i in topological(range(len(group)), local)]
     program = lower(graph, order)
-    return _Planner(graph, parallel, program, groups, timings).run(runner)
+    return _Planner(graph, parallel, program, groups, timings).run(runner, machine)
 
 
 def _alive(graph: Graph, edges: Mapping[str, Sequence[tuple[str, int]]]) -> set[str]:
@@ -136,7 +150,7 @@ class _Planner:
         self.owner = program.owner
         self.groups, self.timings = groups, timings
 
-    def run(self, runner: str) -> Plan:
+    def run(self, runner: str, machine: Machine) -> Plan:
         self.live = self._live()
         loops = self._loops()
         history: dict[str, int] = {}
@@ -156,8 +170,8 @@ class _Planner:
         owner = (*self.owner, *[""] * (len(self.b.ops) - len(self.owner)))
         return Plan(
             self.graph, self.parallel, tuple(self.b.ops), self.roots, owner, tuple(made), steps, packs,
-            history, together, tuple(choose(c, runner) for c in made),
-        )  # fmt: skip
+            history, together, runner,
+        ).on(machine)  # fmt: skip
 
     def _name(self, group: Sequence[str]) -> str:
         """The common path of a component's nodes, or its first nodes."""

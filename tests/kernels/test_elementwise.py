@@ -16,6 +16,7 @@ from torch import Tensor
 from framework import Network, load_graph
 from framework.choose import choose
 from framework.errors import ConfigError
+from framework.machine import machine
 from framework.runners.loop import Chunk
 from framework.runners.triton_elementwise import ElementwiseLoop
 from kernels.elementwise import as_rows
@@ -221,14 +222,14 @@ def test_choice():
 
     alone, dense = component("tanh(h[t-1] + x)"), component("tanh(full(h[t-1]) + x)")
     assert choose(alone).runner == "torch"
-    assert choose(alone, device="cuda").runner == "elementwise"
+    assert choose(alone, machine=machine("cuda")).runner == "elementwise"
     assert choose(alone, "elementwise").runner == "elementwise"
-    assert choose(alone, "torch", "cuda").runner == "torch"
+    assert choose(alone, "torch", machine("cuda")).runner == "torch"
     forced = choose(dense, "elementwise")
     assert forced.runner == "torch" and forced.notes == (
         "elementwise: units read each other inside the loop",
     )
-    assert choose(dense, device="cuda").notes == forced.notes and not choose(dense).notes
+    assert choose(dense, machine=machine("cuda")).notes == forced.notes and not choose(dense).notes
 
 
 def test_rows_are_copied_only_where_strides_do_not_fit():
