@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.kernels.inspect_code import SPILL, TENSOR_CORE, Loop
+from tests.kernels.inspect_code import GLOBAL_STORE, SPILL, TENSOR_CORE, Loop
 
 ROOT = Path(__file__).parents[2]
 OWN = ("fake_driver.py", "inspect_code.py", "compile_worker.py")
-# What generated cells are made by.
-GENERATORS = ("cell", "component", "derivative", "ops", "runners/elementwise_code")
+# What generated cells are made of and by.
+GENERATORS = (
+    "framework/cell.py", "framework/component.py", "framework/derivative.py", "framework/ops.py",
+    "framework/runners/loop.py", "framework/runners/triton_*.py", "framework/runners/*_code.py",
+    "conf/cell/*.yaml",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class Kernel:
         ones.
         """
         return max((loop.count(*SPILL) for loop in self.loops), default=0)
+
+    @property
+    def time_loop(self) -> Loop:
+        """The loop over steps: the longest that stores something. (AMD's division of 64 bits jumps, too.)"""
+        return next(loop for loop in self.loops if loop.count(*GLOBAL_STORE))
 
     @property
     def dot_loop(self) -> Loop:
@@ -90,7 +99,7 @@ class Compiler:
             module,
         ]
         if "framework" in module.read_text(encoding="utf-8"):
-            sources += [ROOT / "framework" / f"{name}.py" for name in GENERATORS]
+            sources += [path for pattern in GENERATORS for path in sorted(ROOT.glob(pattern))]
         import triton
 
         text = "\0".join(

@@ -18,23 +18,29 @@ from triton.backends.compiler import GPUTarget
 
 @dataclass(frozen=True)
 class FakeChip:
-    """What the driver would say. `shared`: the most shared memory, in bytes, that one program may ask for."""
+    """What the driver would say, and what it would not: `registers`, the most that a thread can have.
+
+    `shared`: the most shared memory, in bytes, that one program may ask for; `units`: multiprocessors.
+    """
 
     backend: str
     arch: int | str
     warp: int
     units: int
     shared: int
+    registers: int = 255
+    product: str = ""
 
 
-# Shared memory and multiprocessors: NVIDIA's tuning guides and data sheets (A100, RTX 4090, H200, B200),
-# AMD's CDNA3 instruction set guide (MI300X). The order numbers the devices.
+# Shared memory and registers: CUDA C++ Programming Guide, table of compute capabilities; multiprocessors:
+# NVIDIA's data sheets. MI300X: AMD's CDNA3 instruction set guide (512 vector registers, accumulators
+# included) and data sheet. The order numbers the devices.
 CHIPS = {
-    "sm_80": FakeChip("cuda", 80, 32, 108, 166_912),
-    "sm_86": FakeChip("cuda", 86, 32, 84, 101_376),
-    "sm_90": FakeChip("cuda", 90, 32, 132, 232_448),
-    "sm_100": FakeChip("cuda", 100, 32, 148, 232_448),
-    "gfx942": FakeChip("hip", "gfx942", 64, 304, 65_536),
+    "sm_80": FakeChip("cuda", 80, 32, 108, 166_912, product="A100"),
+    "sm_86": FakeChip("cuda", 86, 32, 84, 101_376, product="RTX 3090, A40"),
+    "sm_90": FakeChip("cuda", 90, 32, 132, 232_448, product="H100, H200"),
+    "sm_100": FakeChip("cuda", 100, 32, 148, 232_448, product="B200"),
+    "gfx942": FakeChip("hip", "gfx942", 64, 304, 65_536, registers=512, product="MI300X"),
 }
 
 
@@ -65,6 +71,7 @@ class FakeDriver:
     def activate(self) -> None:
         """Make Triton compile for this chip from now on."""
         triton.runtime.driver.set_active(self)
+        torch.version.hip = "0.0 (not there)" if self.chip.backend == "hip" else None  # what launches ask
         hooks = triton.knobs.runtime.kernel_load_end_hook
         for other in list(hooks.calls):
             hooks.remove(other)

@@ -7,6 +7,7 @@ import torch
 from kernels.activations import activation_backward
 from kernels.gemm import matmul, matmul_dw, matmul_dx
 from kernels.launch import GemmLaunch, GemmTile
+from kernels.lookup import lookup, lookup_dw
 from kernels.sums import column_sum
 
 
@@ -50,3 +51,11 @@ def too_much_shared_memory() -> None:
     """Four blocks in flight that do not fit a chip with 99 KB."""
     a, b = torch.empty(1024, 1024).half(), torch.empty(1024, 1024).half()
     matmul(a, b, launch=GemmLaunch(GemmTile(128, 128, 64, warps=8, stages=5), splits=1, programs=8))
+
+
+def table(m: int, n: int, vocab: int, dtype: str) -> None:
+    """Index inputs: rows of a weight [n, vocab] picked, and its gradient."""
+    kind = getattr(torch, dtype)
+    index = torch.zeros(m, dtype=torch.int64)
+    lookup(torch.empty(n, vocab, dtype=kind).T, index, torch.empty(n))
+    lookup_dw(index, torch.empty(m, n, dtype=kind), torch.empty(n, vocab).T)

@@ -13,9 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Prefixes of opcodes that are counted, by what they do.
-TENSOR_CORE = ("HMMA", "HGMMA", "UTCHMMA", "UTCQMMA", "v_mfma")
+# Prefixes of opcodes that are counted, by what they do. UTC?MMA: tcgen05.mma of sm_100; v_smfmac: sparse.
+TENSOR_CORE = (
+    "HMMA", "HGMMA", "QGMMA", "IMMA", "IGMMA", "DMMA", "UTCHMMA", "UTCQMMA", "UTCIMMA", "UTCOMMA",
+    "v_mfma", "v_smfmac",
+)  # fmt: skip
 SPILL = ("LDL", "STL", "scratch_load", "scratch_store")
+# Not LDGDEPBAR (it waits), REDUX (a sum over a warp) and ATOMS (shared memory).
+GLOBAL_LOAD = ("LDG.", "LDGSTS", "UTMALDG", "UBLKCP", "global_load", "buffer_load", "flat_load")
+GLOBAL_STORE = ("STG.", "UTMASTG", "global_store", "buffer_store", "flat_store")
+ATOMIC = ("ATOM.", "ATOMG", "RED.", "REDG", "UTMAREDG", "global_atomic", "buffer_atomic", "flat_atomic")
 
 _SASS = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)(.*?);")
 _SASS_LABEL = re.compile(r"^(\.L\w+):")
@@ -49,6 +56,19 @@ class Loop:
     def count(self, *prefixes: str) -> int:
         """Number of instructions whose opcode starts with one of the prefixes."""
         return sum(n for opcode, n in self.counts.items() if opcode.startswith(prefixes))
+
+    @property
+    def size(self) -> int:
+        """Number of instructions."""
+        return sum(self.counts.values())
+
+    def kinds(self, *prefixes: str) -> dict[str, int]:
+        """Number of instructions by name, without what stands behind a dot, of those `count` counts."""
+        found: Counter[str] = Counter()
+        for opcode, n in self.counts.items():
+            if opcode.startswith(prefixes):
+                found[opcode.partition(".")[0]] += n
+        return dict(sorted(found.items()))
 
 
 def disassemble(cubin: Path) -> str:

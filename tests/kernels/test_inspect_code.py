@@ -9,6 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.kernels.inspect_code import (
+    ATOMIC,
+    GLOBAL_LOAD,
+    GLOBAL_STORE,
+    TENSOR_CORE,
+    Loop,
     amd_loops,
     amd_resources,
     loads_by_depth,
@@ -86,6 +91,22 @@ def test_sass_loops():
     assert (outer.first, outer.last) == (1, 5) and (inner.first, inner.last) == (2, 4)
     assert outer.count("LDG") == 1 and inner.count("LDG") == 0
     assert inner.count("HMMA", "STL") == 2 and inner.count("MMA") == 0
+
+
+def test_what_instructions_do():
+    """Names that begin alike do other things: waiting, a sum over a warp, shared memory."""
+    counts = {
+        "LDG.E.128": 1, "LDGSTS.E.BYPASS.128": 2, "LDGDEPBAR": 4, "UTMALDG.2D": 8, "buffer_load_ushort": 16,
+        "STG.E": 1, "UTMASTG.2D": 2, "global_store_dword": 4, "STL": 8, "ds_write_b64": 16,
+        "RED.E.ADD": 1, "REDUX.SUM": 2, "ATOMG.E.ADD": 4, "ATOMS.ADD": 8, "global_atomic_add": 16,
+        "HGMMA.64x64x16": 1, "HGMMA.64": 2, "UTCHMMA": 4, "v_mfma_f32_32x32x8_bf16": 8, "HADD2": 16,
+    }  # fmt: skip
+    loop = Loop(0, 9, counts)
+    assert loop.count(*GLOBAL_LOAD) == 1 + 2 + 8 + 16
+    assert loop.count(*GLOBAL_STORE) == 1 + 2 + 4
+    assert loop.count(*ATOMIC) == 1 + 4 + 16
+    assert loop.kinds(*TENSOR_CORE) == {"HGMMA": 3, "UTCHMMA": 4, "v_mfma_f32_32x32x8_bf16": 8}
+    assert loop.size == sum(counts.values())
 
 
 def test_amd():

@@ -1,0 +1,92 @@
+"""docs/kernels.md is what scripts/kernel_report.py writes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from scripts import kernel_report as script
+from tests.kernels.compiled import Kernel
+from tests.kernels.fake_driver import CHIPS
+from tests.kernels.inspect_code import Loop
+
+
+@pytest.fixture(scope="module")
+def written() -> script.Report:
+    return script.parse(script.PAGE.read_text(encoding="utf-8"))
+
+
+def test_the_page_has_the_cases_and_the_format_of_the_script(written: script.Report):
+    again = "Run: python -m scripts.kernel_report"
+    assert list(written.rows) == [case.title for case in script.CASES], again
+    for title, rows in written.rows.items():
+        assert list(dict.fromkeys(r.chip for r in rows)) == list(CHIPS), f"{title}: {again}"
+    assert script.page(written) == script.PAGE.read_text(encoding="utf-8"), again
+
+
+def test_titles_differ():
+    titles = [case.title for case in script.CASES]
+    assert len(set(titles)) == len(titles)
+
+
+def test_nothing_spills_and_all_fits(written: script.Report):
+    assert script.in_local_memory(written) == []
+    for title, rows in written.rows.items():
+        for r in rows:
+            chip = CHIPS[r.chip]
+            where = f"{title}: {r.kernel} on {r.chip}"
+            assert int(r.registers) <= chip.registers and int(r.shared) <= chip.shared, where
+            assert int(r.spilled) == 0, where
+
+
+def test_products_use_tensor_cores(written: script.Report):
+    """All but float32 as it is on NVIDIA's chips, which have none for it."""
+    for title, rows in written.rows.items():
+        for r in rows:
+            if r.kernel == "matmul":
+                has = r.tensor_core != script.NOT_THERE
+                assert has == ("ieee" not in title or r.chip == "gfx942"), f"{title} on {r.chip}"
+
+
+def test_loops_through_time_load_and_store(written: script.Report):
+    """The loop that was counted is the one over steps, not another that the compiler made."""
+    timed = {case.title for case in script.CASES if case.loop == "time"}
+    assert timed
+    for title in timed:
+        for r in written.rows[title]:
+            assert int(r.loads) > 0 and int(r.stores) > 0, f"{title}: {r.kernel} on {r.chip}"
+
+
+def test_a_row_counts_the_loop_over_steps():
+    kernel = Kernel(
+        name="k", grid=(3, 1, 1), warps=4, cooperative=False, shared=16, registers=40, stack=8,
+        loops=[Loop(0, 99, {"IADD3": 100}), Loop(2, 9, {"LDG.E": 2, "STG.E": 1, "HMMA.16816": 4, "LDL": 1})],
+        loads={}, events=[], offsets=[],
+    )  # fmt: skip
+    case = dataclasses.replace(script.CASES[0], loop="time")
+    got = script.row(case, "sm_90", kernel)
+    assert got == script.Row("sm_90", "k", "3", "4", "40", "8", "16", "8", "4 HMMA", "2", "1", "0", "1")
+    bare = script.row(case, "sm_90", dataclasses.replace(kernel, loops=[]))
+    assert bare.instructions == bare.local == script.NOT_THERE
+    report = script.Report("3.9.0", "2026-01-01", {"case": [got, bare]})
+    assert script.in_local_memory(report) == ["case: k on sm_90 has 1 local loads and stores in its loop"]
+
+
+@pytest.mark.parametrize(
+    "text", ["# Kernels", "read with Triton 3.9.0 on 2026-01-01:\n\n## L\n\n## x\n\n| chip |\n"]
+)
+def test_what_is_no_page_is_refused(text: str):
+    with pytest.raises(ValueError, match="without --only"):
+        script.parse(text)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_page_is_what_the_compiler_makes_today(written: script.Report, compiled):
+    import triton
+
+    if triton.__version__ != written.triton:
+        pytest.skip(f"the page is of Triton {written.triton}")
+    for case in script.CASES:
+        assert list(script.measure(compiled, case)) == written.rows[case.title], case.title
