@@ -105,18 +105,27 @@ def _product(
         raise ValueError(f"matmul: out is {_form(out)}. Pass {list(shape)} of float32, bfloat16 or float16.")
     if out.numel() == 0:
         return out
-    kind: Kind = "half" if a.dtype != torch.float32 else precision
-    operands = Operands(
-        wide=_is_wide(a) and _is_wide(b),
-        mapped=rows is None and b.shape[0] > 0 and _is_mapped(a) and _is_mapped(b),
-    )
-    launch = launch or gemm_launch(current_chip(a.device), kind, *shape, b.shape[0], operands)
+    launch = launch or launch_of(a, b, rows, precision)
     if launch.backend == "torch":
         _torch_product(a, b, rows, out, epilogue)
     else:
-        tma = launch.tile.tma and operands.mapped
+        tma = launch.tile.tma and _operands(a, b, rows).mapped
         _launch(a, b, rows, out, epilogue, precision, launch, kernel, tma)
     return out
+
+
+def launch_of(a: Tensor, b: Tensor, rows: Tensor | None = None, precision: Precision = "ieee") -> GemmLaunch:
+    """The launch that the table gives to `matmul(a, b, rows=rows, precision=precision)`."""
+    kind: Kind = "half" if a.dtype != torch.float32 else precision
+    m = a.shape[0] if rows is None else rows.shape[0]
+    return gemm_launch(current_chip(a.device), kind, m, b.shape[1], b.shape[0], _operands(a, b, rows))
+
+
+def _operands(a: Tensor, b: Tensor, rows: Tensor | None) -> Operands:
+    return Operands(
+        wide=_is_wide(a) and _is_wide(b),
+        mapped=rows is None and b.shape[0] > 0 and _is_mapped(a) and _is_mapped(b),
+    )
 
 
 def _launch(

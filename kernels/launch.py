@@ -1,4 +1,4 @@
-"""How to launch a matmul on which chip: tables, no kernels. A user's measurements can replace a row.
+"""How to launch a matmul on which chip: tables, no kernels. Planning reads them, without torch and triton.
 
 None of these rows has been measured yet: they come from what compiles without spills for each chip and fits
 its shared memory (tests/kernels/test_compiled_gemm.py checks it).
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-import triton
+if TYPE_CHECKING:
+    import torch
 
 Kind = Literal["half", "tf32", "ieee"]
 Backend = Literal["triton", "torch"]
@@ -39,7 +39,8 @@ class GemmRow:
     """Table row: for products of `kind` on `chip` with at most `max_m` rows of output, and `max_n` columns.
 
     `wide`: only for operands that are loaded in blocks of 16 bytes; a large tile of narrow loads would spill.
-    A tile with `tma` is only for operands that a tensor map can describe.
+    A tile with `tma` is only for operands that a tensor map can describe. `backend`: who is faster at it: by
+    a measurement on the chip if `measured` (the commit names its results), else who is meant to be.
     """
 
     chip: str
@@ -49,6 +50,7 @@ class GemmRow:
     max_m: int | None = None
     max_n: int | None = None
     backend: Backend = "triton"
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class GemmLaunch:
     splits: int
     programs: int
     backend: Backend = "triton"
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,10 @@ class Chip:
     name: str
     units: int
 
+
+# Who multiplies in a network where a row has not been measured on a GPU. A row with `measured=True` says it
+# itself; a network that is asked for products="triton" or "torch" does as told.
+UNMEASURED: Backend = "torch"
 
 # The first row that fits is taken, so small shapes stand before large ones.
 GEMM_TABLE: tuple[GemmRow, ...] = (
@@ -129,13 +136,14 @@ def gemm_launch(
     n: int,
     k: int,
     operands: Operands = Operands(),
-    table: tuple[GemmRow, ...] = GEMM_TABLE,
+    table: tuple[GemmRow, ...] | None = None,
 ) -> GemmLaunch:
     """Choose a launch for [m, k] x [k, n]; only shapes and strides decide, so equal calls sum in equal order.
 
-    Raises LookupError when the table has no row.
+    `table`: GEMM_TABLE, unless another is given. Raises LookupError when the table has no row.
     """
-    row = next((row for row in table if _fits(row, chip, kind, m, n, operands)), None)
+    rows = GEMM_TABLE if table is None else table
+    row = next((row for row in rows if _fits(row, chip, kind, m, n, operands)), None)
     if row is None:
         raise LookupError(
             f"kernels.launch: no row for {kind} products on {chip.name}. Add one to GEMM_TABLE."
@@ -147,22 +155,35 @@ def gemm_launch(
     if splits > 1:  # no split may be empty
         per_split = -(-steps // splits)
         splits = -(-steps // per_split)
-    return GemmLaunch(tile, splits, min(chip.units, tiles * splits), row.backend)
+    return GemmLaunch(tile, splits, min(chip.units, tiles * splits), row.backend, row.measured)
+
+
+def hoisted_backend(launch: GemmLaunch, forced: bool = False) -> Backend:
+    """Who does a product of a network: as the row says once it is measured; `forced`: triton in any case."""
+    if forced:
+        return "triton"
+    return launch.backend if launch.measured else UNMEASURED
 
 
 def describe(launch: GemmLaunch) -> str:
     """One line for plans and logs, e.g. `triton 128x256x64, 8 warps, 3 stages, 132 programs` or `torch`."""
     if launch.backend == "torch":
         return "torch"
-    tile = launch.tile
-    copies = ", tma" if tile.tma else ""
+    copies = ", tma" if launch.tile.tma else ""
     splits = f", reduction in {launch.splits}" if launch.splits > 1 else ""
-    blocks = f"{tile.bm}x{tile.bn}x{tile.bk}, {tile.warps} warps, {tile.stages} stages{copies}"
+    blocks = f"{blocks_of(launch.tile)}, {launch.tile.stages} stages{copies}"
     return f"triton {blocks}, {launch.programs} programs{splits}"
+
+
+def blocks_of(tile: GemmTile) -> str:
+    """`128x256x64, 8 warps`."""
+    return f"{tile.bm}x{tile.bn}x{tile.bk}, {tile.warps} warps"
 
 
 def current_chip(device: torch.device) -> Chip:
     """The chip behind `device`. Under TRITON_INTERPRET=1 it is the interpreter, for CPU tensors too."""
+    import triton
+
     if triton.knobs.runtime.interpret:
         return INTERPRETER
     driver = triton.runtime.driver.active  # raises when there is no GPU, and says so
@@ -171,6 +192,8 @@ def current_chip(device: torch.device) -> Chip:
 
 @functools.cache
 def _chip(device: int) -> Chip:
+    import triton
+
     driver = triton.runtime.driver.active
     target = driver.get_current_target()
     units = driver.utils.get_device_properties(device)["multiprocessor_count"]

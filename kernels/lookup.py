@@ -28,16 +28,19 @@ def lookup_kernel(
     stride_on,
     ACTIVATION: tl.constexpr,
     ACCUMULATE: tl.constexpr,
+    BLANK: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
 ):
-    """out[m, n] = table[rows[m], n]; an index outside [0, table_rows) gives a row of NaN."""
+    """out[m, n] = table[rows[m], n]; an index outside [0, table_rows) gives a row of NaN (BLANK: -1 of 0)."""
     o_m = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)
     o_n = (tl.program_id(1) * BN + tl.arange(0, BN)).to(tl.int64)
     o_t = tl.load(p_rows + o_m, mask=o_m < M, other=0).to(tl.int64)
     m_t = (o_t >= 0) & (o_t < table_rows)
     p_t = p_table + o_t[:, None] * stride_tm + o_n[None, :] * stride_tn
     b_out = tl.load(p_t, mask=m_t[:, None] & (o_n < N)[None, :], other=0.0).to(tl.float32)  # [BM, BN]
+    if BLANK:
+        m_t |= o_t == -1
     b_out = tl.where(m_t[:, None], b_out, float("nan"))
     finish(b_out, p_out, p_bias, o_m, o_n, M, N, stride_om, stride_on, ACTIVATION, ACCUMULATE)
 
@@ -83,12 +86,13 @@ def lookup(
     activation: str | None = None,
     out: Tensor | None = None,
     accumulate: bool = False,
+    blank: bool = False,
 ) -> Tensor:
     """activation(table[rows] + bias), or with `accumulate` activation(out + table[rows] + bias); returns out.
 
     table [V, N] of any strides (a weight [N, V]: pass its `.T`); rows [M] int32 or int64, packed: an index
-    outside of the table gives a row of NaN; bias [N]; out [M, N], by default new in the dtype of table.
-    Raises ValueError.
+    outside of the table gives a row of NaN (with `blank` -1 gives one of 0); bias [N]; out [M, N], by default
+    new in the dtype of table. Raises ValueError.
     """
     _check_rows(rows)
     shape = (rows.shape[0], table.shape[1])
@@ -112,6 +116,7 @@ def lookup(
             *out.stride(),
             ACTIVATION=apply,
             ACCUMULATE=accumulate,
+            BLANK=blank,
             BM=bm,
             BN=bn,
             num_warps=4,

@@ -37,6 +37,8 @@ def test_an_index_outside_of_the_table_gives_nan():
     result = lookup(torch.ones(3, 5), rows)
     assert result.isnan().all(dim=1).tolist() == [False, True, True, False]
     assert result[[0, 3]].eq(1).all()
+    blank = lookup(torch.ones(3, 5), rows, out=torch.full((4, 5), 2.0), accumulate=True, blank=True)
+    assert blank[[0, 2, 3]].tolist() == [[3.0] * 5, [2.0] * 5, [3.0] * 5] and blank[1].isnan().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
