@@ -1,0 +1,200 @@
+"""The tests on a GPU as functions of the device and the sizes, so that a CPU can run them tiny.
+
+Each raises AssertionError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from framework import Network, load_graph
+from tests import oracle
+from tests.compare import copy_weights, difference, run_network, run_oracle
+from tests.gpu.cases import RANDOM, data_of, graph_of, network, outcome, relative, too_far
+from tests.graphs import Batch, batch_kind, looks_ahead, random_batch, random_graph
+
+
+def agrees(
+    runner: str, cell: str, device: str, steps: int, lanes: int, size: int, ragged: bool, kind: torch.dtype
+) -> None:
+    """Against float64, the error is at most twice that of the torch runner on a CPU in the same dtype."""
+    graph = graph_of(cell, size)
+    data = data_of(graph, steps, lanes, ragged, seed=steps + lanes + size)
+    exact = outcome(network(graph, "torch", "cpu", torch.float64), data)
+    own = outcome(network(graph, "torch", "cpu", kind), data.to("cpu", kind))
+    got = outcome(network(graph, runner, device, kind), data.to(device, kind))
+    problems = too_far(got, own, exact)
+    assert not problems, "\n".join(problems)
+
+
+def repeats(runner: str, cell: str, device: str, steps: int, lanes: int, size: int, launches: int) -> None:
+    """Forward and backward over and over on the same numbers: equal to the bit."""
+    graph = graph_of(cell, size)
+    data = data_of(graph, steps, lanes, True, seed=1).to(device, torch.float32)
+    net = network(graph, runner, device, torch.float32)
+    first = outcome(net, data)
+    for k in range(launches - 1):
+        again = outcome(net, data)
+        differ = [name for name in first if not torch.equal(first[name], again[name])]
+        assert not differ, f"launch {k + 2}: {differ} differ from launch 1"
+    assert all(x.isfinite().all() for x in first.values())
+
+
+def never_waits(runner: str, cell: str, device: str, steps: int, lanes: int, size: int) -> None:
+    """No call between input and gradients looks at a value on the device: the host never waits."""
+    graph = graph_of(cell, size)
+    data = data_of(graph, steps, lanes, True, seed=2).to(device, torch.float32)
+    net = network(graph, runner, device, torch.float32)
+    want = outcome(net, data)  # compiles
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        got = outcome(net, data)
+    finally:
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+def capture(run: Callable[[], object], device: str) -> Callable[[], None]:
+    """`run` as a CUDA graph; where there is none it stays as it is."""
+    if device != "cuda":
+        run()
+        return lambda: void(run())
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # compiles, and gives libraries their workspaces before the capture
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def void(_: object) -> None:
+    """Forget a value."""
+
+
+def replays(runner: str, cell: str, device: str, steps: int, lanes: int, size: int, backward: bool) -> None:
+    """Captured once, replayed on other numbers: what an ordinary call gives for them."""
+    graph = graph_of(cell, size)
+    first, second = (data_of(graph, steps, lanes, True, seed).to(device, torch.float32) for seed in (3, 4))
+    net = network(graph, runner, device, torch.float32)
+    want = outcome(net, second)
+    net.zero_grad(set_to_none=True)
+    inputs = {n: x.clone().requires_grad_(backward) for n, x in first.inputs.items()}
+    where = {n: x.clone() for n, x in first.where.items()}
+    dy, made = first.dy.clone(), dict[str, Tensor]()
+
+    def step() -> None:
+        for x in [*inputs.values(), *net.parameters()]:
+            x.grad = None
+        with torch.set_grad_enabled(backward):
+            y, _ = net(inputs if len(inputs) > 1 else inputs["x"], **where)
+            if backward:
+                y.backward(dy)
+        made["y"] = y.detach()
+
+    replay = capture(step, device)
+    with torch.no_grad():
+        for n, x in second.inputs.items():
+            inputs[n].copy_(x)
+        for n, x in second.where.items():
+            where[n].copy_(x)
+        dy.copy_(second.dy)
+    replay()
+    assert torch.equal(made["y"], want["y"])
+    if backward:
+        got = {f"d{n}": x.grad for n, x in inputs.items()}
+        got |= {n: g for n, g in net.grads().items() if g is not None}
+        differ = [n for n, g in got.items() if g is not None and not torch.equal(g, want[n])]
+        assert not differ and got.keys() == want.keys() - {"y"}, differ
+
+
+def random_graphs(runner: str, device: str, seeds: range) -> None:
+    """Random graphs in float64 against the oracle: outputs, all gradients, the state; in two chunks if
+    possible.
+    """
+    problems, taken = [], 0
+    for seed in seeds:
+        source = random_graph(seed)
+        graph = load_graph(source)
+        batch = random_batch(graph, seed, **batch_kind(seed))
+        steps = next(iter(batch.inputs.values())).shape[0]
+        cut = steps // 2
+        chunks = [batch] if looks_ahead(graph) or cut == 0 else [batch.steps(0, cut), batch.steps(cut, steps)]
+        weights = oracle.random_weights(graph, seed)
+        want = run_oracle(graph, weights, chunks, seed)
+        net = Network(graph, runner=runner).double().to(device).eval()
+        copy_weights(net, weights)
+        taken += sum(choice.runner == runner for choice in net.plan.choices)
+        got = run_network(net, [moved(chunk, device) for chunk in chunks], seed)
+        for name in want.tensors:
+            x = got.tensors.get(name)
+            on_host = None if x is None else x.cpu()
+            problems += [
+                f"seed {seed}: {p}" for p in difference(name, on_host, want.tensors[name], RANDOM[runner])
+            ]
+    assert not problems, "\n".join(problems)
+    assert taken, f"none of these graphs has a loop for '{runner}': take other seeds"
+
+
+def moved(chunk: Batch, device: str) -> Batch:
+    """A chunk on a device."""
+    lengths = None if chunk.lengths is None else chunk.lengths.to(device)
+    resets = None if chunk.resets is None else chunk.resets.to(device)
+    return Batch({n: x.to(device) for n, x in chunk.inputs.items()}, lengths, resets)
+
+
+def product(m: int, n: int, k: int, kind: torch.dtype, device: str) -> None:
+    """matmul and its gradients into poisoned buffers: error at most twice torch's own at that dtype."""
+    from kernels import matmul, matmul_dw, matmul_dx
+
+    g = torch.Generator().manual_seed(m)
+    a, b, dy = (torch.randn(*s, generator=g).to(device, kind) for s in ((m, k), (k, n), (m, n)))
+
+    def check(name: str, ours: Callable[..., Tensor], left: Tensor, right: Tensor, *given: Tensor) -> None:
+        out = torch.full((left.shape[0], right.shape[1]), float("nan"), device=device, dtype=kind)
+        ours(*given, out=out)
+        exact = left.double().cpu() @ right.double().cpu()
+        own, error = relative(left @ right, exact), relative(out, exact)
+        assert error <= 2 * max(own, torch.finfo(kind).eps), f"{name}: {error:.2e}, torch's own {own:.2e}"
+        again = torch.empty_like(out)
+        ours(*given, out=again)
+        assert torch.equal(out, again), f"{name} differs when repeated"
+
+    check("product", matmul, a, b, a, b)
+    check("dx", matmul_dx, dy, b.T, dy, b)
+    check("dw", matmul_dw, a.T, dy, a, dy)
+
+
+def table(rows: int, size: int, vocab: int, kind: torch.dtype, device: str) -> None:
+    """Rows of a table by index are exact; their gradient is a sum in float32."""
+    from kernels.lookup import lookup, lookup_dw
+
+    g = torch.Generator().manual_seed(rows)
+    weight = torch.randn(size, vocab, generator=g).to(device, kind)
+    index = torch.randint(vocab, (rows,), generator=g).to(device)
+    assert torch.equal(lookup(weight.T, index), weight.T[index])
+    dy = torch.randn(rows, size, generator=g).to(device, kind)
+    out = torch.full((size, vocab), float("nan"), device=device)
+    lookup_dw(index, dy, out.T)
+    exact = torch.zeros(vocab, size, dtype=torch.float64).index_add_(0, index.cpu(), dy.double().cpu()).T
+    terms = torch.zeros(vocab).index_add_(0, index.cpu(), torch.ones(rows)).max().sqrt().item()
+    assert relative(out, exact) <= terms * torch.finfo(torch.float32).eps
+
+
+def bias(rows: int, size: int, kind: torch.dtype, device: str) -> None:
+    """The sum of columns, in float32 whatever the dtype."""
+    from kernels import column_sum
+
+    x = torch.randn(rows, size, generator=torch.Generator().manual_seed(rows)).to(device, kind)
+    got = column_sum(x)
+    assert relative(got, x.double().cpu().sum(0)) <= rows**0.5 * torch.finfo(torch.float32).eps
+    assert torch.equal(got, column_sum(x))

@@ -1,0 +1,144 @@
+"""What the tests on a GPU compare: networks of one shared cell, their inputs, and how large an error may be.
+
+Nothing here needs a GPU: tests/kernels/test_gpu_bodies.py runs the same at tiny sizes on a CPU.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from framework import Network, load_graph
+from framework.graph import Graph
+
+DENSE = (
+    "clockwork", "gru", "gru_cudnn", "lstm", "lstm_cifg", "lstm_norm", "lstm_peephole", "lstm_projection",
+    "mgu", "mlstm", "nas", "rhn", "rnn_relu", "rnn_tanh", "scrn", "ugrnn",
+)  # fmt: skip
+ELEMENTWISE = ("indrnn", "mingru", "minlstm", "sru")
+
+# Runner -> the shared cells that it must take. A runner joins all tests by its line here.
+RUNNERS: dict[str, tuple[str, ...]] = {
+    "torch": DENSE + ELEMENTWISE,
+    "elementwise": ELEMENTWISE,
+}
+PAIRS = [(runner, cell) for runner, cells in RUNNERS.items() for cell in cells]
+# Runner -> how far random graphs in float64 may be off: the tanh of kernels errs by 9e-9 near 0.
+RANDOM = {"torch": 1e-9, "elementwise": 1e-7}
+FEATURES = 3  # more than units
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """New tensors are full of NaN: what is read before it is written shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Inputs by name, where a lane ends and starts anew, and the gradient of the output; float64 on a CPU."""
+
+    inputs: dict[str, Tensor]
+    dy: Tensor
+    where: dict[str, Tensor]
+
+    def to(self, device: str, kind: torch.dtype) -> Data:
+        """The same on a device in a dtype; lengths and resets stay integers and bools."""
+        moved = {n: x.to(device, kind) for n, x in self.inputs.items()}
+        return Data(moved, self.dy.to(device, kind), {n: x.to(device) for n, x in self.where.items()})
+
+
+def graph_of(cell: str, size: int) -> Graph:
+    """One shared cell over an input x; a second input (the clock of clockwork) is a graph input, too."""
+    inputs = {"x": {"size": size + FEATURES}}
+    node = {"cell": cell, "size": size, "in": "x"}
+    if cell == "clockwork":
+        inputs["mask"] = {"size": 1}
+        node["in"] = {"x": "x", "mask": "mask"}
+    return load_graph({"inputs": inputs, "nodes": {"l": node}, "outputs": ["l"]})
+
+
+def data_of(graph: Graph, steps: int, lanes: int, ragged: bool, seed: int) -> Data:
+    """Random inputs; `ragged`: with lengths and resets."""
+    print(f"seed {seed}")
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(size: int) -> Tensor:
+        return torch.randn(steps, lanes, size, generator=g, dtype=torch.float64)
+
+    inputs = {n: normal(spec.size) for n, spec in graph.inputs.items()}
+    if "mask" in inputs:
+        inputs["mask"] = (inputs["mask"] > 0).double()
+    (out,) = graph.outputs.values()
+    where = {}
+    if ragged:
+        where["lengths"] = torch.randint(1, steps + 1, (lanes,), generator=g)
+        where["resets"] = torch.rand(steps, lanes, generator=g) < 0.05
+    return Data(inputs, normal(graph.nodes[out].size), where)
+
+
+def network(graph: Graph, runner: str, device: str, kind: torch.dtype, seed: int = 0) -> Network:
+    """A network with weights that depend on the seed only. Its loops are run by `runner`, or this raises."""
+    torch.manual_seed(seed)
+    net = Network(graph, runner="torch").double()
+    weights = {name: w.clone() for name, w in net.weights().items()}
+    net = Network(graph, runner=runner).to(device, kind)
+    for name, w in net.weights().items():
+        w.copy_(weights[name])
+    for c, choice in zip(net.plan.components, net.plan.choices, strict=True):
+        linear = c.kind == "linear" and runner not in ("torch", "elementwise")  # beside a dense loop: scrn
+        assert choice.runner == runner or linear, f"{c.name}: {choice}"
+    return net
+
+
+def outcome(net: Network, data: Data) -> dict[str, Tensor]:
+    """Output, gradient of every input and weight of one call."""
+    inputs = {n: x.detach().clone().requires_grad_() for n, x in data.inputs.items()}
+    y, _ = net(inputs if len(inputs) > 1 else inputs["x"], **data.where)
+    assert isinstance(y, Tensor)
+    net.zero_grad(set_to_none=True)
+    y.backward(data.dy)
+    found = {"y": y.detach()}
+    found |= {f"d{n}": x.grad for n, x in inputs.items() if x.grad is not None}
+    return found | {n: g.clone() for n, g in net.grads().items() if g is not None}
+
+
+def relative(got: Tensor, want: Tensor) -> float:
+    """Norm of the error over the norm of what is right; NaN when anything is."""
+    return ((got.double().cpu() - want).norm() / want.norm().clamp(min=1e-30)).item()
+
+
+def worst_step(got: Tensor, want: Tensor) -> float:
+    """The largest error of one step, over the size of a usual step."""
+    steps = (got.double().cpu() - want).flatten(1).norm(dim=1)
+    return (steps.max() / want.flatten(1).norm(dim=1).mean().clamp(min=1e-30)).item()
+
+
+def too_far(
+    got: Mapping[str, Tensor], reference: Mapping[str, Tensor], exact: Mapping[str, Tensor]
+) -> list[str]:
+    """What errs more than twice as much as the reference of the same dtype, over all or at some step.
+
+    Two roundings are granted where the reference happens to be nearly exact.
+    """
+    assert got.keys() == reference.keys() == exact.keys()
+    out = []
+    for name, want in exact.items():
+        floor = torch.finfo(got[name].dtype).eps
+        measures = [relative, worst_step] if name == "y" else [relative]
+        for measure in measures:
+            error, own = measure(got[name], want), measure(reference[name], want)
+            if not error <= 2 * max(own, floor):  # a NaN, too
+                out.append(f"{name}: {measure.__name__} error {error:.2e}, torch's own {own:.2e}")
+    return out

@@ -1,0 +1,46 @@
+"""Every shared cell by every runner that takes it, at odd sizes, with and without lengths and resets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.gpu import bodies
+from tests.gpu.cases import PAIRS
+
+pytestmark = pytest.mark.gpu
+KERNELS = [pair for pair in PAIRS if pair[0] != "torch"]
+
+
+@pytest.mark.parametrize("ragged", [False, True], ids=["plain", "ragged"])
+@pytest.mark.parametrize(("runner", "cell"), PAIRS)
+def test_agrees(runner: str, cell: str, ragged: bool, device: str):
+    bodies.agrees(runner, cell, device, 37, 5, 33, ragged, torch.float32)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("runner", "cell"), KERNELS)
+def test_agrees_in_sixteen_bits(runner: str, cell: str, kind: torch.dtype, device: str):
+    bodies.agrees(runner, cell, device, 61, 7, 129, True, kind)
+
+
+@pytest.mark.parametrize(("lanes", "size"), [(1, 1), (1, 64), (64, 128), (17, 1000)])
+@pytest.mark.parametrize(("runner", "cell"), KERNELS)
+def test_sizes(runner: str, cell: str, lanes: int, size: int, device: str):
+    bodies.agrees(runner, cell, device, 12, lanes, size, True, torch.float32)
+
+
+@pytest.mark.parametrize(("runner", "cell"), PAIRS)
+def test_repeats_to_the_bit(runner: str, cell: str, device: str):
+    bodies.repeats(runner, cell, device, 19, 9, 70, launches=20)
+
+
+@pytest.mark.parametrize(("runner", "cell"), PAIRS)
+def test_the_host_never_waits(runner: str, cell: str, device: str):
+    bodies.never_waits(runner, cell, device, 11, 4, 48)
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
+@pytest.mark.parametrize(("runner", "cell"), PAIRS)
+def test_replays_in_a_graph(runner: str, cell: str, backward: bool, device: str):
+    bodies.replays(runner, cell, device, 11, 4, 48, backward)

@@ -1,0 +1,114 @@
+"""What tests/gpu does on a GPU, tiny and interpreted: the first run there must not die of a typing error."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from framework.cells import CONF, yaml_names
+from tests.gpu import bodies, cases
+
+ROOT = Path(__file__).parents[2]
+KERNELS = [pair for pair in cases.PAIRS if pair[0] != "torch"]
+SOME = [("torch", "lstm"), ("torch", "clockwork"), *KERNELS]
+
+
+@pytest.fixture(autouse=True)
+def poison() -> Iterator[None]:
+    with cases.poisoned():
+        assert torch.empty(3).isnan().all()
+        yield
+
+
+def test_every_shared_cell_is_there():
+    assert sorted(cases.DENSE + cases.ELEMENTWISE) == yaml_names(CONF / "cell")
+
+
+@pytest.mark.parametrize(("runner", "cell"), cases.PAIRS)
+def test_agrees(runner: str, cell: str):
+    bodies.agrees(runner, cell, "cpu", 5, 2, 6, True, torch.float32)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("runner", "cell"), KERNELS)
+def test_agrees_in_sixteen_bits(runner: str, cell: str, kind: torch.dtype):
+    bodies.agrees(runner, cell, "cpu", 5, 3, 17, False, kind)
+
+
+@pytest.mark.parametrize(("runner", "cell"), SOME)
+def test_repeats(runner: str, cell: str):
+    bodies.repeats(runner, cell, "cpu", 5, 2, 5, launches=2)
+
+
+@pytest.mark.parametrize(("runner", "cell"), SOME)
+def test_never_waits(runner: str, cell: str):
+    bodies.never_waits(runner, cell, "cpu", 5, 2, 5)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("runner", "cell"), SOME)
+def test_replays(runner: str, cell: str, backward: bool):
+    bodies.replays(runner, cell, "cpu", 5, 2, 5, backward)
+
+
+@pytest.mark.parametrize("runner", cases.RUNNERS)
+def test_random_graphs(runner: str):
+    bodies.random_graphs(runner, "cpu", range(6))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_products(kind: torch.dtype):
+    bodies.product(20, 33, 17, kind, "cpu")
+    bodies.table(20, 7, 5, kind, "cpu")
+    bodies.bias(300, 7, kind, "cpu")
+
+
+def test_too_far_sees_what_is_wrong():
+    """One step that is off, a NaN, and a dtype's own error that is forgiven."""
+    exact = {"y": torch.randn(50, 2, 3, dtype=torch.float64)}
+    own = {"y": exact["y"].float()}
+    assert cases.too_far(own, own, exact) == []
+    assert cases.too_far({"y": exact["y"].bfloat16()}, {"y": exact["y"].bfloat16()}, exact) == []
+    spoilt = own["y"].clone()
+    spoilt[7] *= 1 + 1e-6
+    assert "worst_step" in cases.too_far({"y": spoilt}, own, exact)[-1]
+    spoilt[7, 0, 0] = float("nan")
+    assert len(cases.too_far({"y": spoilt}, own, exact)) == 2
+
+
+def test_a_runner_that_does_not_take_a_cell_is_a_failure():
+    with pytest.raises(AssertionError, match="elementwise"):
+        cases.network(cases.graph_of("lstm", 4), "elementwise", "cpu", torch.float32)
+    with pytest.raises(AssertionError, match="none of these graphs"):
+        bodies.random_graphs("elementwise", "cpu", range(0))
+
+
+BARE = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(("marks", "status"), [("gpu", 0), ("not gpu", 5)])  # 5: nothing is left
+def test_they_collect_on_a_bare_machine(marks: str, status: int):
+    """Without hydra, wandb, datasets and the like, and without plugins of pytest; all are marked gpu."""
+    absent = {"hydra", "omegaconf", "wandb", "datasets", "soundfile", "tqdm", "matplotlib", "pytest_timeout"}
+    options = ["-c", "tests/gpu/pytest.ini", "tests/gpu", "--collect-only", "-m", marks]
+    run = subprocess.run(
+        [sys.executable, "-c", BARE.format(absent=absent), *options],
+        cwd=ROOT, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == status, run.stdout + run.stderr
