@@ -26,9 +26,13 @@ def _mul_hi_lo(constant: int, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def philox(seed: int, counter: Tensor) -> Tensor:
     """32 random bits (as int64) for each counter (int64); `seed` up to 64 bits. Word 0 of the block."""
+    return _bits(seed & _LOW, (seed >> 32) & _LOW, counter)
+
+
+def _bits(k0: int | Tensor, k1: int, counter: Tensor) -> Tensor:
+    """`philox` of a seed in halves; the low one may be a tensor []."""
     c0, c1 = counter & _LOW, (counter >> 32) & _LOW
     c2, c3 = torch.zeros_like(c0), torch.zeros_like(c0)
-    k0, k1 = seed & _LOW, (seed >> 32) & _LOW
     for _ in range(10):
         hi_b, lo_b = _mul_hi_lo(_ROUND_B, c2)
         hi_a, lo_a = _mul_hi_lo(_ROUND_A, c0)
@@ -37,10 +41,24 @@ def philox(seed: int, counter: Tensor) -> Tensor:
     return c0
 
 
+@torch.compiler.assume_constant_result
+def key_of(name: str) -> int:
+    """The 32 bits by which the mask called `name` differs from all others."""
+    return zlib.crc32(name.encode())
+
+
 def mask(
-    seed: int, key: str, steps: int, lanes: int, size: int, p: float, device: torch.device | str = "cpu"
+    seed: int | Tensor,
+    key: str,
+    steps: int,
+    lanes: int,
+    size: int,
+    p: float,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Bool [T, B, size], True with probability p, from the run's seed and the term's name `key`."""
+    """Bool [T, B, size], True with probability p, from the run's seed and the term's name `key`.
+
+    A seed that is a tensor [] (int64) is not looked at: graphs of torch.compile draw another in each call.
+    """
     counter = torch.arange(steps * lanes * size, dtype=torch.int64, device=device)
-    full_seed = (zlib.crc32(key.encode()) << 32) | (seed & _LOW)
-    return (philox(full_seed, counter) < int(p * 2**32)).view(steps, lanes, size)
+    return (_bits(seed & _LOW, key_of(key), counter) < int(p * 2**32)).view(steps, lanes, size)

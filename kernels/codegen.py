@@ -23,6 +23,8 @@ from kernels.activations import relu, sigmoid, tanh  # noqa: F401
 """
 # Names that values may not take: of the module, and of tuples that functions are given.
 RESERVED = {"triton", "tl", "relu", "sigmoid", "tanh"}
+# Of a module that makes random masks.
+RANDOM = "from kernels.random import drop_mask, random_bits, renewal_mask, zoneout_mask  # noqa: F401\n"
 TUPLES = {"given", "pre", "ext", "par", "past", "now", "grad", "back"}
 
 
@@ -44,8 +46,13 @@ class Op(Protocol):
         ...
 
     @property
+    def size(self) -> int:
+        """Units of its value."""
+        ...
+
+    @property
     def name(self) -> str:
-        """The node, input or weight that it reads."""
+        """The node, input, weight or mask that it reads."""
         ...
 
     @property
@@ -60,12 +67,14 @@ class Op(Protocol):
 
     @property
     def value(self) -> float:
-        """A number."""
+        """A number; of a random mask its probability."""
         ...
 
     @property
     def lo(self) -> int:
-        """A number of an ext, a first column of a pre, an op that a grad or back belongs to."""
+        """A number of an ext, a first column of a pre, an op that a grad or back belongs to, what a mask is
+        for (0: dropout, 1: zoneout, 2: one minus that of zoneout).
+        """
         ...
 
 
@@ -105,6 +114,8 @@ def names_of(ops: Sequence[Op], nodes: Mapping[str, int]) -> dict[int, str]:
             name(at, f"ext{op.lo}")
         elif op.kind == "param":
             name(at, f"w{at}")
+        elif op.kind == "random":
+            name(at, f"{('drop', 'stay', 'renew')[op.lo]}{at}")
         elif op.kind in ("grad", "back"):
             name(at, f"{op.kind}_{out[op.lo]}")
         else:
@@ -187,6 +198,33 @@ def function(
     results = [_tuple(text[at] for at in ids) for ids in outputs.values()]
     lines.append(f"return {', '.join(results)}")
     return _source(name, doc, list(inputs), [*taken, *lines])
+
+
+def mask_keys(ops: Sequence[Op], masks: Sequence[int]) -> tuple[str, ...]:
+    """Names of the masks, each once: the order of the `keys` of `mask_function`."""
+    return tuple(dict.fromkeys(ops[at].name for at in masks))
+
+
+def mask_function(name: str, ops: Sequence[Op], masks: Sequence[int], names: Mapping[int, str]) -> str:
+    """Source of a function of (seed, keys, o_row, o_unit, COMPUTE) that gives the blocks of `masks`: ops of
+    kind `random`. o_row: t * B + lane, int64; keys: of `mask_keys`.
+    """
+    drawn: dict[tuple[str, int], str] = {}
+    lines: list[str] = []
+    keys = mask_keys(ops, masks)
+    for at in masks:
+        op = ops[at]
+        bits = drawn.get((op.name, op.size))
+        if bits is None:
+            bits = drawn[op.name, op.size] = f"bits{len(drawn)}"
+            place = f"o_row * {op.size} + o_unit" if op.size > 1 else "o_row + o_unit * 0"
+            lines.append(f"{bits} = random_bits(seed, keys[{keys.index(op.name)}], {place})  # {op.name}")
+        threshold = int(op.value * 2**32)
+        scale = f"{number(1.0 / (1.0 - op.value))}, " if op.lo == 0 else ""
+        form = ("drop_mask", "zoneout_mask", "renewal_mask")[op.lo]
+        lines.append(f"{names[at]} = {form}({bits}, {threshold}, {scale}COMPUTE)")
+    lines.append(f"return {_tuple(names[at] for at in masks)}")
+    return _source(name, "Random masks.", ["seed", "keys", "o_row", "o_unit", "COMPUTE: tl.constexpr"], lines)
 
 
 def _source(name: str, doc: str, arguments: Sequence[str], lines: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -65,15 +65,18 @@ def as_rows(x: Tensor, units: int) -> Rows:
 class Outer:
     """What a chunk is given: pre [T, B, width]; ext [T, B, H or 1] by number; par: weights [H] by name; keep:
     for each distance bool [T, B] (none: every read stays in its sequence) and then init [H] for each state;
-    nodes [front + T + back, B, H] for each stored op, boundary steps in place.
+    nodes [front + T + back, B, H] for each stored op, boundary steps in place; seed of the chunk's random
+    masks, and the key of each by name.
     """
 
     pre: Tensor | None
-    ext: Sequence[Tensor]
+    ext: Mapping[int, Tensor]
     par: Mapping[str, Tensor]
     keep: Sequence[Tensor]
     init: Sequence[Tensor]
     nodes: Mapping[int, Tensor]
+    seed: int = 0
+    keys: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,9 @@ def run_forward(code: Forward, module: ModuleType, shape: Shape, outer: Outer) -
         shape.steps,
         shape.lanes,
         shape.units,
+        *_random(code, outer),
         PAST=module.past_fwd,
+        MASKS=module.masks_fwd if code.keys else None,
         CELL=module.cell_fwd,
         PUSH=module.push_fwd,
         FORWARD=shape.forward,
@@ -182,7 +187,9 @@ def run_backward(
         steps,
         lanes,
         units,
+        *_random(code, outer),
         PAST=module.past_bwd,
+        MASKS=module.masks_bwd if code.keys else None,
         BACK=module.back_bwd,
         CELL=module.cell_bwd,
         SENT=module.sent_bwd,
@@ -213,6 +220,12 @@ def run_backward(
         {at: rows[:steps] for at, rows in edge.items()},
         {at: x.sum(0) for at, x in lost.items()},
     )
+
+
+def _random(code: Forward | Backward, outer: Outer) -> tuple[int, tuple[int, ...]]:
+    """Seed and keys as the kernels' int32, whatever their value: another type would compile again."""
+    seed, *keys = ((x + 2**31) % 2**32 - 2**31 for x in (outer.seed, *(outer.keys[n] for n in code.keys)))
+    return seed, tuple(keys)
 
 
 def _packed(pre: Tensor | None) -> tuple[Tensor | None, int]:

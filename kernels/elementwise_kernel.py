@@ -128,15 +128,17 @@ def forward_inputs(
     return out
 
 
-@triton.jit(do_not_specialize=["T", "B"])
+@triton.jit(do_not_specialize=["T", "B", "seed", "keys"])
 def forward_kernel(
-    p_pre, p_ext, p_par, p_keep, p_init, p_nodes, s_pre, s_ext, T, B, H,
-    PAST: tl.constexpr, CELL: tl.constexpr, PUSH: tl.constexpr, FORWARD: tl.constexpr, FRONT: tl.constexpr,
-    COLUMNS: tl.constexpr, UNITS: tl.constexpr, RING_NODE: tl.constexpr, RING_BACK: tl.constexpr,
-    FAR_NODE: tl.constexpr, FAR_SHIFT: tl.constexpr,
+    p_pre, p_ext, p_par, p_keep, p_init, p_nodes, s_pre, s_ext, T, B, H, seed, keys,
+    PAST: tl.constexpr, MASKS: tl.constexpr, CELL: tl.constexpr, PUSH: tl.constexpr, FORWARD: tl.constexpr,
+    FRONT: tl.constexpr, COLUMNS: tl.constexpr, UNITS: tl.constexpr, RING_NODE: tl.constexpr,
+    RING_BACK: tl.constexpr, FAR_NODE: tl.constexpr, FAR_SHIFT: tl.constexpr,
     STEPS: tl.constexpr, BLOCK: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """p_nodes: packed [FRONT + T + back, B, H], with boundary steps in place; all others are read."""
+    """p_nodes: packed [FRONT + T + back, B, H], with boundary steps in place; all others are read. seed,
+    keys: of the random masks that stand behind ext (see `random.py`).
+    """
     pairs = tl.cast(B, tl.int64) * H
     o_pair = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     m_pair = o_pair < pairs
@@ -156,13 +158,16 @@ def forward_kernel(
         ahead = forward_inputs(p_pre, p_ext, p_keep, s_pre, s_ext, s + STEPS, T, B, o_lane, o_unit, m_pair,
                                FORWARD, COLUMNS, UNITS, STEPS, COMPUTE)  # fmt: skip
         for i in tl.static_range(STEPS):
-            row = FRONT + step_at(s + i, T, FORWARD)
+            t = step_at(s + i, T, FORWARD)
+            row = FRONT + t
             far = load_shifted(p_nodes, row, pairs, o_pair, m_pair, FAR_NODE, FAR_SHIFT, COMPUTE)
             pre, ext, keep = now[i]
             if len(p_keep) > 0:
                 past = PAST(ring, far, keep, init)
             else:
                 past = PAST(ring, far)
+            if len(keys) > 0:
+                ext += MASKS(seed, keys, t * B + o_lane, o_unit, COMPUTE)
             nodes = CELL(pre, ext, par, past)
             # Steps past the end compute the last one again, and nobody sees it.
             m_store = o_pair < tl.where(s + i < T, pairs, 0)
@@ -195,15 +200,15 @@ def backward_inputs(
     return out
 
 
-@triton.jit(do_not_specialize=["T", "B"])
+@triton.jit(do_not_specialize=["T", "B", "seed", "keys"])
 def backward_kernel(
     p_pre, p_ext, p_par, p_keep, p_init, p_nodes, p_grad, p_d_pre, p_d_ext, p_d_par, p_edge, p_far, p_lost,
-    s_pre, s_ext, s_grad, s_d_pre, T, B, H,
-    PAST: tl.constexpr, BACK: tl.constexpr, CELL: tl.constexpr, SENT: tl.constexpr, PUSH: tl.constexpr,
-    FORWARD: tl.constexpr, FRONT: tl.constexpr, COLUMNS: tl.constexpr, UNITS: tl.constexpr,
-    GRAD_UNITS: tl.constexpr, PAST_NODE: tl.constexpr, PAST_SHIFT: tl.constexpr, NOW_NODE: tl.constexpr,
-    NOW_SHIFT: tl.constexpr, D_COLUMNS: tl.constexpr, RING: tl.constexpr, FAR_SENT: tl.constexpr,
-    FAR_WHICH: tl.constexpr, FAR_SHIFT: tl.constexpr,
+    s_pre, s_ext, s_grad, s_d_pre, T, B, H, seed, keys,
+    PAST: tl.constexpr, MASKS: tl.constexpr, BACK: tl.constexpr, CELL: tl.constexpr, SENT: tl.constexpr,
+    PUSH: tl.constexpr, FORWARD: tl.constexpr, FRONT: tl.constexpr,
+    COLUMNS: tl.constexpr, UNITS: tl.constexpr, GRAD_UNITS: tl.constexpr, PAST_NODE: tl.constexpr,
+    PAST_SHIFT: tl.constexpr, NOW_NODE: tl.constexpr, NOW_SHIFT: tl.constexpr, D_COLUMNS: tl.constexpr,
+    RING: tl.constexpr, FAR_SENT: tl.constexpr, FAR_WHICH: tl.constexpr, FAR_SHIFT: tl.constexpr,
     STEPS: tl.constexpr, BLOCK: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """Writes gradients of every step, of vector weights p_d_par [B, H] (to be summed over lanes), what reads
@@ -248,6 +253,8 @@ def backward_kernel(
                 past = PAST(loaded, keep, init)
             else:
                 past = PAST(loaded)
+            if len(keys) > 0:
+                ext += MASKS(seed, keys, t * B + o_lane, o_unit, COMPUTE)
             d_pre, d_ext, d_par, adjoints = CELL(pre, ext, par, past, now, grad, BACK(ring, far))
             if len(p_keep) > 0:
                 sent = SENT(adjoints, keep)

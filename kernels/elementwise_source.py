@@ -5,7 +5,8 @@ The functions take and give tuples of blocks; `elementwise.py` loads, stores and
 | function | what |
 |---|---|
 | past_fwd(ring, far [, keep, init]) | values at other steps: out of the ring in registers, or loaded |
-| cell_fwd(pre, ext, par, past) | values of the nodes that are stored |
+| masks_fwd, masks_bwd(seed, keys, o_row, o_unit, COMPUTE) | random masks of the step, if there are any |
+| cell_fwd(pre, ext, par, past) | values of the nodes that are stored; ext: loaded ones, then masks |
 | push_fwd(ring, nodes) | the ring one step later |
 | past_bwd(past [, keep, init]) | as past_fwd, all loaded |
 | back_bwd(ring, far) | adjoints that other steps have sent to this one |
@@ -23,10 +24,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kernels.codegen import HEADER, Op, function, names_of, needed, plumbing
+from kernels.codegen import HEADER, RANDOM, Op, function, mask_function, mask_keys, names_of, needed, plumbing
 
 NEAR = 4  # largest distance of a read that stays in registers
-LEAVES = ("pre", "ext", "param", "shift", "grad", "back")
+LEAVES = ("pre", "ext", "random", "param", "shift", "grad", "back")
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Forward:
-    """`text` and the meaning of its tuples: ops of the cell, ext numbers, names of weights. rings: (stored
-    op, how many steps); far: (stored op, shift).
+    """`text` and the meaning of its tuples: ops of the cell, ext numbers, names of weights and masks. rings:
+    (stored op, how many steps); far: (stored op, shift).
     """
 
     text: str
     pre: tuple[int, ...]
     ext: tuple[int, ...]
     par: tuple[str, ...]
+    keys: tuple[str, ...]
     past: tuple[int, ...]
     nodes: tuple[int, ...]
     rings: tuple[tuple[int, int], ...]
@@ -97,6 +99,7 @@ class Backward:
     pre: tuple[int, ...]
     ext: tuple[int, ...]
     par: tuple[str, ...]
+    keys: tuple[str, ...]
     past: tuple[int, ...]
     now: tuple[int, ...]
     grad: tuple[int, ...]
@@ -114,7 +117,7 @@ def forward(cell: Cell, masked: bool) -> Forward:
     leaves = [at for at, op in enumerate(ops) if op.kind in LEAVES]
     found = needed(ops, stored, leaves)
     pre, ext, par = (cell.of_kind(found, kind) for kind in ("pre", "ext", "param"))
-    past = cell.of_kind(found, "shift")
+    past, random = cell.of_kind(found, "shift"), cell.of_kind(found, "random")
     near: dict[int, int] = {}
     for at in past:
         if abs(ops[at].shift) <= NEAR:
@@ -131,16 +134,17 @@ def forward(cell: Cell, masked: bool) -> Forward:
             reads.append(f"far[{loaded}]")
             loaded += 1
     names = names_of(ops, cell.roots)
-    inputs = {"pre": pre, "ext": ext, "par": par, "past": past}
+    inputs = {"pre": pre, "ext": (*ext, *random), "par": par, "past": past}
     step = function("cell_fwd", "One step.", ops, inputs, {"nodes": stored}, names, cell.forms)
     text = "\n\n".join(
         [
             _past(cell, "past_fwd", ["ring", "far"], past, reads, masked),
+            *([mask_function("masks_fwd", ops, random, names)] if random else []),
             step,
             _push("push_fwd", "nodes", rings, {at: i for i, at in enumerate(stored)}),
         ]
     )
-    return Forward(text, pre, *_outer(ops, ext, par), past, stored, rings, far)
+    return Forward(text, pre, *_outer(ops, ext, par, random), past, stored, rings, far)
 
 
 def backward(cell: Cell, d: Derivative, masked: bool) -> Backward:
@@ -164,6 +168,7 @@ def backward(cell: Cell, d: Derivative, masked: bool) -> Backward:
     found = ways[0] if loads[0] < loads[1] else ways[1]
     now = () if loads[0] < loads[1] else tuple(at for at in cell.stored if at in set(found))
     pre, ext, par = (cell.of_kind(found, kind, ops) for kind in ("pre", "ext", "param"))
+    random = cell.of_kind(found, "random", ops)
     past, grad, back = (cell.of_kind(found, kind, ops) for kind in ("shift", "grad", "back"))
     # A ring for each read: what it sends arrives as many steps later as it reached back.
     sends = tuple(d.shifts)
@@ -175,7 +180,8 @@ def backward(cell: Cell, d: Derivative, masked: bool) -> Backward:
         f"far[{far_ids.index(at)}]" if at in far_ids else f"ring[{first[ops[at].lo] + distance(at) - 1}]"
         for at in back
     ]
-    inputs = {"pre": pre, "ext": ext, "par": par, "past": past, "now": now, "grad": grad, "back": back}
+    inputs = {"pre": pre, "ext": (*ext, *random), "par": par, "past": past, "now": now}
+    inputs |= {"grad": grad, "back": back}
     names = _adjoint_names(names_of(ops, cell.roots), cell, d)
     step = function("cell_bwd", "Adjoints of one step.", ops, inputs, groups, names, cell.forms)
     sent = [
@@ -187,6 +193,7 @@ def backward(cell: Cell, d: Derivative, masked: bool) -> Backward:
     text = "\n\n".join(
         [
             _past(cell, "past_bwd", ["past"], past, [f"past[{i}]" for i in range(len(past))], masked),
+            *([mask_function("masks_bwd", ops, random, names)] if random else []),
             plumbing("back_bwd", "Adjoints that have arrived.", ["ring", "far"], reads),
             step,
             plumbing("sent_bwd", "What the past receives.", ["adjoints", *["keep"] * masked], sent),
@@ -194,14 +201,15 @@ def backward(cell: Cell, d: Derivative, masked: bool) -> Backward:
         ]
     )
     return Backward(
-        text, pre, *_outer(ops, ext, par), past, now, tuple(ops[at].lo for at in grad), tuple(d.pre),
+        text, pre, *_outer(ops, ext, par, random), past, now, tuple(ops[at].lo for at in grad), tuple(d.pre),
         tuple(d.ext), tuple(d.params), sends, rings, far,
     )  # fmt: skip
 
 
 def module_text(parts: Sequence[Forward | Backward]) -> str:
     """A whole module."""
-    return "\n\n".join([HEADER, *(part.text for part in parts)])
+    header = HEADER + RANDOM if any(part.keys for part in parts) else HEADER
+    return "\n\n".join([header, *(part.text for part in parts)])
 
 
 def _adjoint_names(names: Mapping[int, str], cell: Cell, d: Derivative) -> dict[int, str]:
@@ -224,10 +232,10 @@ def _loaded(cell: Cell, ops: Sequence[Op], at: int) -> int:
 
 
 def _outer(
-    ops: Sequence[Op], ext: Sequence[int], par: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Numbers of ext ops and names of param ops."""
-    return tuple(ops[at].lo for at in ext), tuple(ops[at].name for at in par)
+    ops: Sequence[Op], ext: Sequence[int], par: Sequence[int], random: Sequence[int]
+) -> tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...]]:
+    """Numbers of ext ops, names of param ops and of masks."""
+    return tuple(ops[at].lo for at in ext), tuple(ops[at].name for at in par), mask_keys(ops, random)
 
 
 def _starts(rings: Sequence[tuple[int, int]]) -> dict[int, int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from framework.cell import Op
 from framework.component import Component
 from framework.derivative import derive
 from framework.ops import TABLE
@@ -25,21 +27,45 @@ def widened(c: Component) -> Component:
     return replace(c, cell=cell)
 
 
-def cell_of(c: Component) -> Cell:
+def with_masks(c: Component, ops: Sequence[Op], training: bool) -> tuple[Op, ...]:
+    """`ops`, which begin with the component's cell, with random masks in the place of values from outside;
+    training=False: with their means.
+    """
+
+    def mask(op: Op) -> Op:
+        found = c.masks.get(op.lo) if op.kind == "ext" else None
+        if found is None:
+            return op
+        return found if training else Op("const", value=mean(found))
+
+    return tuple(mask(op) for op in ops)
+
+
+def mean(mask: Op) -> float:
+    """The mean of a random mask: what stands for it without training."""
+    return (1.0, mask.value, 1.0 - mask.value)[mask.lo]
+
+
+def cell_of(c: Component, training: bool) -> Cell:
     """The component (widened) as the kernels see it."""
     from kernels.elementwise_source import Cell
 
-    return Cell(c.cell, c.roots, tuple(c.states), tuple(at for _, at in c.outputs), FORMS)
+    ops = with_masks(c, c.cell, training)
+    return Cell(ops, c.roots, tuple(c.states), tuple(at for _, at in c.outputs), FORMS)
 
 
-def forward_code(c: Component, masked: bool) -> Forward:
-    """One step of the component (widened) forward. masked: there are resets or lengths."""
+def forward_code(c: Component, masked: bool, training: bool = True) -> Forward:
+    """One step of the component (widened) forward. masked: there are resets or lengths; training: masks are
+    drawn.
+    """
     from kernels.elementwise_source import forward
 
-    return forward(cell_of(c), masked)
+    return forward(cell_of(c, training), masked)
 
 
-def backward_code(c: Component, masked: bool, given: frozenset[int] | None = None) -> Backward:
+def backward_code(
+    c: Component, masked: bool, given: frozenset[int] | None = None, training: bool = True
+) -> Backward:
     """One step of its derivative when the outputs `given` (ops of the cell; all) receive gradients."""
     from kernels.elementwise_source import Derivative, backward
 
@@ -47,7 +73,8 @@ def backward_code(c: Component, masked: bool, given: frozenset[int] | None = Non
     starts = [c.cell[t.op].args[0] for t in c.targets]
     pre = {at: g for at, g in zip(starts, d.pre, strict=True) if g is not None}
     ext = {i: g for i, g in enumerate(d.ext) if g is not None}
-    return backward(cell_of(c), Derivative(d.ops, pre, ext, d.params, d.shifts), masked)
+    ops = with_masks(c, d.ops, training)
+    return backward(cell_of(c, training), Derivative(ops, pre, ext, d.params, d.shifts), masked)
 
 
 def source_of(c: Component, masked: bool = False) -> str:

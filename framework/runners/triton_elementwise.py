@@ -15,8 +15,9 @@ from torch import Tensor
 
 from framework.component import Component
 from framework.errors import ConfigError
+from framework.random import key_of
 from framework.runners.elementwise_code import backward_code, forward_code, widened
-from framework.runners.loop import Chunk, LoopRunner
+from framework.runners.loop import Chunk, Kept, LoopRunner
 
 if TYPE_CHECKING:
     from kernels.elementwise import Gradients, Outer, Shape
@@ -26,12 +27,17 @@ if TYPE_CHECKING:
 class ElementwiseLoop(LoopRunner):
     """One component without exchange, compiled on first use."""
 
+    own_masks = True
+    overwrites = False
+
     def __init__(self, c: Component):
         self.c = c
         self.wide = widened(c)
         self.singles = list(dict.fromkeys(op.name for op in c.cell if op.kind == "param"))
         self.distances = tuple(sorted({abs(op.shift) for op in c.cell if op.kind == "shift"}))
-        self._code: dict[tuple[bool, frozenset[int] | None], tuple[Forward | Backward, ModuleType]] = {}
+        self.ext = [i for i in range(len(c.ext)) if i not in c.masks]  # numbers of those that a call brings
+        self.keys = {op.name: key_of(op.name) for op in c.masks.values()}
+        self._code: dict[tuple[Any, ...], tuple[Forward | Backward, ModuleType]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies make their modules again: those cannot be copied or pickled."""
@@ -43,17 +49,19 @@ class ElementwiseLoop(LoopRunner):
             cause = "'elementwise' runs on GPUs, the network is on a CPU"
             raise ConfigError("runner", cause, "Move it to a GPU, or take runner=auto.")
 
-    def code(self, masked: bool, given: frozenset[int] | None = None) -> tuple[Any, ModuleType]:
+    def code(self, chunk: Chunk, given: frozenset[int] | None = None) -> tuple[Any, ModuleType]:
         """Generated source and its module: forward, or backward of the outputs `given`."""
-        known = self._code.get((masked, given))
+        masked, training = bool(chunk.masks), chunk.seed is not None and bool(self.keys)
+        known = self._code.get((masked, training, given))
         if known is None:
             from kernels.elementwise import compile_code
 
             code: Forward | Backward
-            code = (
-                forward_code(self.wide, masked) if given is None else backward_code(self.wide, masked, given)
-            )
-            known = self._code[masked, given] = (code, compile_code(code, self.c.name))
+            if given is None:
+                code = forward_code(self.wide, masked, training)
+            else:
+                code = backward_code(self.wide, masked, given, training)
+            known = self._code[masked, training, given] = (code, compile_code(code, self.c.name))
         return known
 
     def run(
@@ -62,6 +70,11 @@ class ElementwiseLoop(LoopRunner):
         """See `LoopRunner.run`."""
         outer = self.outer(chunk, n_ext, tensors)
         return self.forward(chunk, outer), dict(outer.nodes)
+
+    def keeps(self, chunk: Chunk) -> dict[int, Kept]:
+        """See `LoopRunner.keeps`."""
+        rows = chunk.steps + max(self.c.states.values())
+        return {root: Kept((rows, chunk.lanes, self.units)) for root in self.code(chunk)[0].nodes}
 
     def gradients_of(
         self,
@@ -83,7 +96,8 @@ class ElementwiseLoop(LoopRunner):
 
         c, at = self.c, iter(tensors)
         pre = next(at) if c.targets else None
-        ext = [next(at) for _ in range(n_ext)]
+        assert n_ext == len(self.ext), (n_ext, self.ext)
+        ext = {i: next(at) for i in self.ext}
         size = self.units
         par = {name: next(at).expand(size).contiguous() for name in self.singles}
         boundary = [next(at) for _ in c.states]
@@ -91,12 +105,12 @@ class ElementwiseLoop(LoopRunner):
         if nodes is None:
             nodes = self._buffers(chunk, boundary)
         keep = [chunk.masks[d].squeeze(-1).contiguous() for d in self.distances] if chunk.masks else []
-        return Outer(pre, ext, par, keep, init, nodes)
+        return Outer(pre, ext, par, keep, init, nodes, chunk.seed or 0, self.keys)
 
     def _buffers(self, chunk: Chunk, boundary: Sequence[Tensor]) -> dict[int, Tensor]:
         """Stored op -> [front + T + back, B, size], with boundary steps in place."""
         shape, nodes = self.shape(chunk), dict[int, Tensor]()
-        for root in self.code(bool(chunk.masks))[0].nodes:
+        for root in self.code(chunk)[0].nodes:
             nodes[root] = boundary[0].new_empty((chunk.steps + shape.reach, chunk.lanes, shape.units))
         for (node, distance), edge in zip(self.c.states.items(), boundary, strict=True):
             start = shape.front - distance if shape.forward else chunk.steps
@@ -121,7 +135,7 @@ class ElementwiseLoop(LoopRunner):
         from kernels.elementwise import run_forward
 
         shape = self.shape(chunk)
-        run_forward(*self.code(bool(chunk.masks)), shape, outer)
+        run_forward(*self.code(chunk), shape, outer)
         return tuple(self.value(chunk, outer, at).detach() for _, at in self.c.outputs)
 
     def value(self, chunk: Chunk, outer: Outer, at: int) -> Tensor:
@@ -140,11 +154,11 @@ class ElementwiseLoop(LoopRunner):
 
         c = self.c
         grad = {at: g for (_, at), g in zip(c.outputs, dy, strict=True) if g is not None}
-        code, module = self.code(bool(chunk.masks), frozenset(grad))
+        code, module = self.code(chunk, frozenset(grad))
         reads = {i: (c.roots[op.name], op.shift) for i, op in enumerate(c.cell) if op.kind == "shift"}
         found = run_backward(code, module, self.shape(chunk), outer, grad, reads)
         out: list[Tensor | None] = [found.pre] if c.targets else []
-        for i, x in enumerate(outer.ext):
+        for i, x in outer.ext.items():
             g = found.ext.get(i)
             out.append(g if g is None or g.shape == x.shape else g.sum(-1, keepdim=True))
         sizes = {op.name: op.size for op in c.cell if op.kind == "param"}

@@ -31,6 +31,18 @@ def test_masked_cell(compiled, chip):
         assert all(kernel.offsets == ["i64"] for kernel in kernels)
 
 
+@pytest.mark.parametrize("chip", CHIPS)
+def test_random_masks(compiled, chip):
+    """Masks cost arithmetic, and no memory: of all that is loaded nothing is one."""
+    kernels = compiled(CALL, chip, ("p_ext",), cell="masks", seed=7, **SHAPE)
+    check(kernels)
+    assert all(not any(kernel.loads["p_ext"].values()) for kernel in kernels)
+
+
+def test_seed_does_not_recompile(compiled):
+    compiled("tests.kernels.elementwise_cases:seeds", "sm_90")
+
+
 def test_far_reads(compiled):
     """Reads further back than the ring are loaded in the loop, behind a barrier after the store."""
     kernels = compiled(CALL, "sm_90", ("p_nodes",), cell="", delay=9, **SHAPE)
