@@ -22,9 +22,14 @@ if TYPE_CHECKING:
     from framework.network import Network
 
 
+def _may_look(v: Tensor) -> bool:
+    """Whether reading values of v waits for nothing: on a CPU, unless a graph is being recorded."""
+    return v.device.type == "cpu" and v.numel() > 0 and not torch.compiler.is_compiling()
+
+
 def _check_indices(name: str, v: Tensor, vocab: int) -> None:
-    """Raises ConfigError when v holds other than 0..vocab-1; the values are looked at on a CPU only."""
-    if v.device.type == "cpu" and v.numel() and not 0 <= int(v.min()) <= int(v.max()) < vocab:
+    """Raises ConfigError when v holds other than 0..vocab-1, where that may be looked at."""
+    if _may_look(v) and not 0 <= int(v.min()) <= int(v.max()) < vocab:
         cause = f"indices run from {int(v.min())} to {int(v.max())}, the vocabulary has {vocab}"
         raise ConfigError(f"x['{name}']", cause, f"Pass integers from 0 to {vocab - 1}.")
 
@@ -99,10 +104,25 @@ class Call:
         self.values: dict[int, Tensor] = {}
         self.buffers: dict[int, Tensor] = {}
         self.clock: dict[str, float] | None = None
-        if net.profile:
+        if net.profile and not torch.compiler.is_compiling():
             self.clock = net.timing = {"hoisted": 0.0, "loop": 0.0}
-        if net.training and any(op.kind == "random" for op in self.plan.ops):
-            net.seed = int(torch.randint(2**31 - 1, ()))
+        self.seed = self._draw()
+
+    def _draw(self) -> int | Tensor | None:
+        """The seed of this call's masks, from torch's generator; None when there are none to draw.
+
+        While a graph is recorded it is a tensor [], drawn again whenever the graph runs.
+        """
+        if not self.net.training or not any(op.kind == "random" for op in self.plan.ops):
+            return None
+        seed = torch.randint(2**31 - 1, ())
+        if torch.compiler.is_compiling():
+            return seed
+        self.net.seed = int(seed)
+        return self.net.seed
+
+    def _now(self) -> float:
+        return time.perf_counter() if self.clock is not None else 0.0
 
     def _inputs(self, x: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
         specs = self.net.graph.inputs
@@ -143,7 +163,7 @@ class Call:
                 raise ConfigError(name, f"a {type(x).__name__}, not a tensor", "Use torch.tensor(...).")
         if lengths is not None and (lengths.is_floating_point() or lengths.dtype == torch.bool):
             raise ConfigError("lengths", f"{lengths.dtype} where numbers of frames belong", "Pass integers.")
-        if lengths is not None and lengths.device.type == "cpu" and lengths.numel():
+        if lengths is not None and _may_look(lengths):
             low, high = int(lengths.min()), int(lengths.max())
             if low < 0 or high > self.steps:
                 cause = f"they run from {low} to {high}, the chunk has {self.steps} steps"
@@ -191,7 +211,7 @@ class Call:
 
     def run(self) -> tuple[Tensor | dict[str, Tensor], State]:
         """Outputs (a tensor, or a dict when there are several) and the state after the chunk."""
-        start = time.perf_counter()
+        start = self._now()
         for name, v in self.inputs.items():
             self.values[self.plan.roots[name]] = v
         for k, step in enumerate(self.plan.steps):
@@ -211,7 +231,7 @@ class Call:
                 y = y.masked_fill(self.padding, 0.0)
             outputs[shown] = y
         if self.clock is not None:
-            self.clock["hoisted"] += time.perf_counter() - start - self.clock["loop"]
+            self.clock["hoisted"] += self._now() - start - self.clock["loop"]
         return (outputs if len(outputs) > 1 else next(iter(outputs.values()))), state
 
     def _state(self) -> State:
@@ -244,7 +264,7 @@ class Call:
             for lo, hi, const in step.const:
                 buffer[..., lo:hi] += const
         else:
-            buffer = hoisted.linear(step, tensors, self.steps, self.lanes, self.clock)
+            buffer = hoisted.linear(step, tensors, self.steps, self.lanes, self.clock, self.plan.products.by)
         if step.loop:
             self.buffers[k] = buffer
             return
@@ -304,11 +324,11 @@ class Call:
 
     def _random(self, op: Op) -> Tensor:
         """dropout: 0 or 1/(1-p); zoneout: 1 where the old value stays. Without training: their mean."""
-        if not self.net.training:
+        if self.seed is None:
             mean = 1.0 if op.lo == 0 else op.value
             return self.like.new_full((1,), mean).expand(self.steps, self.lanes, op.size)
         hit = random_mask(
-            self.net.seed, op.name, self.steps, self.lanes, op.size, op.value, self.like.device
+            self.seed, op.name, self.steps, self.lanes, op.size, op.value, self.like.device
         ).to(self.like.dtype)
         if op.lo == 1:
             return hit
@@ -320,7 +340,7 @@ class Call:
         for op in c.cell:
             if op.kind == "shift" and (keep := self.mask(op.shift)) is not None:
                 masks[abs(op.shift)] = keep
-        start = time.perf_counter()
+        start = self._now()
         boundary, init = [], []
         for node, distance in c.states.items():
             init.append(self._initial(node))
@@ -329,7 +349,7 @@ class Call:
             else:
                 boundary.append(init[-1].expand(distance, self.lanes, -1))
         out = loop(
-            Chunk(self.steps, self.lanes, masks, self.clock, self.net.seed if self.net.training else None),
+            Chunk(self.steps, self.lanes, masks, self.clock, self.seed),
             self.buffers.pop(step.pre, None),
             [self._full(self.value(a)) for i, a in enumerate(c.ext) if not (loop.own_masks and i in c.masks)],
             [self.net.get_parameter(p) for p in self.net.run_packs[step.component]],
@@ -340,4 +360,4 @@ class Call:
         for (at, _), v in zip(c.outputs, out, strict=True):
             self.values[at] = v
         if self.clock is not None:
-            self.clock["loop"] += time.perf_counter() - start
+            self.clock["loop"] += self._now() - start

@@ -51,10 +51,11 @@ class Network(nn.Module):
         graph: Graph | Mapping[str, Any] | str | Path,
         runner: str = "auto",
         parallel: Parallel = "intra",
+        products: str = "auto",
     ):
         super().__init__()
         self.graph = graph if isinstance(graph, Graph) else load_graph(graph)
-        self.plan: Plan = make_plan(self.graph, parallel, runner)
+        self.plan: Plan = make_plan(self.graph, parallel, runner, products=products)
         self.profile = False
         self.timing = {"hoisted": 0.0, "loop": 0.0}
         self.seed = 0  # of the masks of dropout and zoneout in the last forward

@@ -21,6 +21,7 @@ from framework.machine import CPU, Machine
 from framework.machine import machine as named_machine
 from framework.names import known
 from framework.pause import no_garbage_collection
+from framework.products import BY_TORCH, Products, choose_products
 from framework.scc import components, topological
 from framework.steps import Linear, Loop, Map, Pack, Step, make_steps
 
@@ -47,6 +48,8 @@ class Plan:
     runner: str = "auto"  # which one was asked for
     machine: Machine = CPU  # where it is to run
     choices: tuple[Choice, ...] = ()  # the runner of each component there
+    asked: str = "auto"  # who was asked for to multiply outside the loops
+    products: Products = BY_TORCH  # who does
 
     def __str__(self) -> str:
         from framework.plan_text import plan_text
@@ -56,9 +59,9 @@ class Plan:
 
     def on(self, machine: Machine) -> Plan:
         """The same plan for another machine: only what executes its steps is chosen again."""
-        return replace(
-            self, machine=machine, choices=tuple(choose(c, self.runner, machine) for c in self.components)
-        )
+        choices = tuple(choose(c, self.runner, machine) for c in self.components)
+        products = choose_products(machine, self.asked)
+        return replace(self, machine=machine, choices=choices, products=products)
 
     def activation_bytes(self, steps: int, lanes: int, itemsize: int = 4) -> int:
         """Predicted bytes kept for the backward of one chunk."""
@@ -73,22 +76,27 @@ class Plan:
 
 
 def make_plan(
-    graph: Graph, parallel: Parallel = "intra", runner: str = "auto", device: str | Machine = "cpu"
+    graph: Graph,
+    parallel: Parallel = "intra",
+    runner: str = "auto",
+    device: str | Machine = "cpu",
+    products: str = "auto",
 ) -> Plan:
     """Plan `graph`. parallel="none" leaves every product in a loop, step by step (for comparison).
 
     `runner` forces one for every loop ("auto": the best that takes it). `device`: what the plan is for,
-    "cpu", "cuda" or a Machine; it need not be here. Raises GraphError for a loop without delay or a component
-    that runs both ways in time, ConfigError for a runner, device or value that does not exist.
+    "cpu", "cuda" or a Machine; it need not be here. `products`: who multiplies outside the loops, "triton",
+    "torch", or "auto" (torch on a CPU, what the launch table says on a GPU). Raises GraphError for a loop
+    without delay or a component that runs both ways in time, ConfigError for a name that does not exist.
     """
     if parallel not in PARALLEL:
         raise ConfigError("parallel", f"'{parallel}' is not known", known("There are", parallel, PARALLEL))
     machine = device if isinstance(device, Machine) else named_machine(device)
     with no_garbage_collection():
-        return _make_plan(graph, parallel, runner, machine)
+        return replace(_make_plan(graph, parallel, runner), asked=products).on(machine)
 
 
-def _make_plan(graph: Graph, parallel: Parallel, runner: str, machine: Machine) -> Plan:
+def _make_plan(graph: Graph, parallel: Parallel, runner: str) -> Plan:
     edges = {n: reads(node.expr) for n, node in graph.nodes.items()}
     alive = _alive(graph, edges)
     names = [n for n in graph.nodes if n in alive]
@@ -102,7 +110,7 @@ def _make_plan(graph: Graph, parallel: Parallel, runner: str, machine: Machine) 
         local = [[place[w] for w, s in edges[n] if s == 0 and w in place] for n in group]
         order += [group[i] for i in topological(range(len(group)), local)]
     program = lower(graph, order)
-    return _Planner(graph, parallel, program, groups, timings).run(runner, machine)
+    return _Planner(graph, parallel, program, groups, timings).run(runner)
 
 
 def _alive(graph: Graph, edges: Mapping[str, Sequence[tuple[str, int]]]) -> set[str]:
@@ -150,7 +158,7 @@ class _Planner:
         self.owner = program.owner
         self.groups, self.timings = groups, timings
 
-    def run(self, runner: str, machine: Machine) -> Plan:
+    def run(self, runner: str) -> Plan:
         self.live = self._live()
         loops = self._loops()
         history: dict[str, int] = {}
@@ -171,7 +179,7 @@ class _Planner:
         return Plan(
             self.graph, self.parallel, tuple(self.b.ops), self.roots, owner, tuple(made), steps, packs,
             history, together, runner,
-        ).on(machine)  # fmt: skip
+        )  # fmt: skip
 
     def _name(self, group: Sequence[str]) -> str:
         """The common path of a component's nodes, or its first nodes."""
