@@ -327,9 +327,9 @@ class Call:
         if self.seed is None:
             mean = 1.0 if op.lo == 0 else op.value
             return self.like.new_full((1,), mean).expand(self.steps, self.lanes, op.size)
-        hit = random_mask(
-            self.seed, op.name, self.steps, self.lanes, op.size, op.value, self.like.device
-        ).to(self.like.dtype)
+        hit = random_mask(self.seed, op.name, self.steps, self.lanes, op.size, op.value, self.like.device).to(
+            self.like.dtype
+        )
         if op.lo == 1:
             return hit
         return (1.0 - hit) / (1.0 - op.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import linecache
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -30,6 +30,31 @@ def first_order(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple
         return backward(ctx, *gradients)
 
     return checked
+
+
+def own(out: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """`out`, packed, each in memory of its own: what an operator returns may not share any with `others`."""
+    taken = {x.untyped_storage().data_ptr() for x in others}
+    result = []
+    for x in out:
+        packed = x.contiguous()
+        at = packed.untyped_storage().data_ptr()
+        if at in taken and at:
+            packed = packed.clone()
+        taken.add(packed.untyped_storage().data_ptr())
+        result.append(packed)
+    return result
+
+
+def no_gradients(arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """What the derivative of an operator gives for arguments without one: a list of None for one of tensors.
+
+    torch takes every empty list for one of tensors.
+    """
+    return tuple(
+        [None] * len(x) if isinstance(x, list) and all(isinstance(y, Tensor) for y in x) else None
+        for x in arguments
+    )
 
 
 def layer_norm(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -6,11 +6,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from framework.component import Component
+from framework.errors import ConfigError
+from framework.runners import custom_ops
 from framework.runners.functions import first_order
 
 
@@ -22,17 +25,29 @@ class Chunk:
     lanes: int
     masks: Mapping[int, Tensor]  # distance -> [T, B, 1] bool; empty: every read is inside its sequence
     clock: dict[str, float] | None = None  # "loop" gets the seconds of the backward
-    seed: int | None = None  # of random masks; None: not training, a mask is its mean
+    seed: int | Tensor | None = None  # of random masks; None: not training, a mask is its mean
+
+
+class Kept(NamedTuple):
+    """A tensor that a forward leaves for its backward; dtype None: that of the loop's tensors."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None = None
 
 
 class LoopRunner(ABC):
     """Executes one component; subclasses say how. `singles`: weights that stand in no product over gates.
 
     own_masks: it makes the component's random masks itself, from `Chunk.seed`; `ext` then lacks them.
+    overwrites: `run` may leave other values in the hoisted buffer, which the backward then finds there.
+    variant: what else but the class and the component decides the results; for torch.compile, see custom_ops.
     """
 
+    c: Component
     singles: list[str]
     own_masks = False
+    overwrites = True
+    variant = ""
 
     def check_device(self, device: str) -> None:  # noqa: B027 (most take every device)
         """Raises ConfigError for a kind of device that this runner cannot use."""
@@ -42,6 +57,15 @@ class LoopRunner(ABC):
         self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], train: bool
     ) -> tuple[tuple[Tensor, ...], dict[Any, Tensor]]:
         """Outputs [T, B, size], and (when `train`) what the backward will need of this call."""
+
+    def keeps(self, chunk: Chunk) -> Mapping[Any, Kept]:
+        """What `run` keeps when it trains, by the same names in the same order; nothing is run or made.
+
+        Of the chunk's masks and seed it may see only whether they are there. Raises ConfigError for a runner
+        that torch.compile cannot take.
+        """
+        cause = f"{type(self).__name__} does not say what it keeps for the backward, as torch.compile needs"
+        raise ConfigError("runner", cause, "Take runner=torch, or do not compile the network.")
 
     @abstractmethod
     def gradients_of(
@@ -75,7 +99,10 @@ class LoopRunner(ABC):
         tensors = [*([] if pre is None else [pre]), *ext, *runs, *singles, *boundary, *init]
         if tensors:
             self.check_device(tensors[0].device.type)
-        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        train = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        if torch.compiler.is_compiling():
+            return custom_ops.call(self, chunk, len(ext), tensors, train)
+        if train:
             return _LoopFunction.apply(self, chunk, len(ext), *tensors)
         with torch.no_grad():
             return self.run(chunk, len(ext), tensors, False)[0]

@@ -16,9 +16,9 @@ from framework.component import Component
 from framework.derivative import Backward, derive
 from framework.runners import functions
 from framework.runners.emit import Place
-from framework.runners.loop import Chunk, LoopRunner
+from framework.runners.loop import Chunk, Kept, LoopRunner
 from framework.runners.products import step_product
-from framework.runners.source import Source, pads
+from framework.runners.source import Buffer, Source, pads
 from framework.runners.source_backward import BackwardEmitter
 from framework.runners.source_forward import ForwardEmitter
 from framework.runners.torch_gradients import gradients
@@ -29,6 +29,7 @@ class TorchLoop(LoopRunner):
 
     def __init__(self, c: Component, stepwise: bool = False):
         self.c = c
+        self.variant = "stepwise" if stepwise else ""
         self.stepwise = stepwise  # parallel="none": weight gradients step by step, too
         names = [name for run in c.runs for name, _, _ in run.weights]
         matrices = ("block", "gather", "param")
@@ -77,8 +78,17 @@ class TorchLoop(LoopRunner):
         """See `LoopRunner.run`."""
         v = self.environment(chunk, n_ext, tensors)
         out = self.forward(chunk, v, "train" if train else "infer")
-        buffers = self.source("train", bool(chunk.masks))[0].buffers if train else {}
-        return out, {name: v[name] for name in buffers if name[0] in "VSR"}
+        return out, {name: v[name] for name in self._kept(bool(chunk.masks))} if train else {}
+
+    def _kept(self, masked: bool) -> dict[str, Buffer]:
+        """The buffers of values that the backward reads."""
+        buffers = self.source("train", masked)[0].buffers
+        return {name: s for name, s in buffers.items() if name[0] in "VSR"}
+
+    def keeps(self, chunk: Chunk) -> dict[str, Kept]:
+        """See `LoopRunner.keeps`."""
+        found = self._kept(bool(chunk.masks))
+        return {n: Kept((s.front + chunk.steps + s.back, chunk.lanes, s.size)) for n, s in found.items()}
 
     def gradients_of(
         self,

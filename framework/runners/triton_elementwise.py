@@ -105,7 +105,7 @@ class ElementwiseLoop(LoopRunner):
         if nodes is None:
             nodes = self._buffers(chunk, boundary)
         keep = [chunk.masks[d].squeeze(-1).contiguous() for d in self.distances] if chunk.masks else []
-        return Outer(pre, ext, par, keep, init, nodes, chunk.seed or 0, self.keys)
+        return Outer(pre, ext, par, keep, init, nodes, int(chunk.seed or 0), self.keys)
 
     def _buffers(self, chunk: Chunk, boundary: Sequence[Tensor]) -> dict[int, Tensor]:
         """Stored op -> [front + T + back, B, size], with boundary steps in place."""
