@@ -1,26 +1,92 @@
 #!/usr/bin/env bash
-# On a machine with a GPU, torch and triton (no hydra, wandb or datasets needed), in under 8 minutes:
-# is it alive, is it right, then timings and peak memory as JSON rows. Usage: scripts/bench/gpu_check.sh [FOLDER]
-set -eu
-cd "$(dirname "$0")/../.."
-out="${1:-scripts/bench/results}"
+# Is a GPU alive, are the kernels right on it, how fast are they: in under 8 minutes, on a machine with torch, triton,
+# pyyaml, numpy and pytest. Hydra, wandb, datasets and plugins of pytest are not needed.
+#
+#   scripts/bench/gpu_check.sh [--out FOLDER] [--commit NAME] [--minutes 8] [--tiny]
+#
+# --out       where gpu.jsonl (timings, appended) and gpu_check.jsonl (stages) go: scripts/bench/results
+# --commit    what is measured, where there is no .git to ask
+# --minutes   time for all stages together; timings take what the tests leave, and go on where they stopped next time
+# --tiny      rehearse on a CPU under Triton's interpreter: tiny sizes, figures that mean nothing; default folder .cache
+#
+# PYTHON=python3.12 scripts/bench/gpu_check.sh takes another Python. A stage that fails or hangs does not keep the next
+# ones from running; the exit status is 1 if any failed. Full output of each stage: .cache/gpu_check/STAGE.log
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+
+out="" commit="" minutes=8 tiny=""
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --tiny) tiny="--tiny"; shift; continue ;;
+        --out | --commit | --minutes) [ $# -gt 1 ] || { echo "gpu_check: $1 needs a value" >&2; exit 2; } ;;
+        -h | --help) sed -n '2,/^set -u/p' "$0" | sed '$d; s/^# \{0,1\}//'; exit 0 ;;
+        *) echo "gpu_check: no option '$1'. See gpu_check.sh --help." >&2; exit 2 ;;
+    esac
+    case "$1" in --out) out="$2" ;; --commit) commit="$2" ;; --minutes) minutes="$2" ;; esac
+    shift 2
+done
+case "$minutes" in '' | *[!0-9]*) echo "gpu_check: --minutes is '$minutes'. Give a whole number." >&2; exit 2 ;; esac
+logs=".cache/gpu_check"
+[ -n "$out" ] || { [ -n "$tiny" ] && out="$logs" || out="scripts/bench/results"; }
+[ -n "$commit" ] || commit="$(git rev-parse --short HEAD 2>/dev/null)" || commit=""
+# Only a clean checkout is what its commit says; gpu.py asks by itself where there is a .git.
+asked=""; [ -e .git ] || asked="$commit"
+[ -n "$commit" ] || echo "gpu_check: no .git and no --commit: rows will not say what was measured" >&2
 python="${PYTHON:-python3}"
-mkdir -p "$out"
+mkdir -p "$out" "$logs"
+[ -z "$tiny" ] || export TRITON_INTERPRET=1
+deadline=$((SECONDS + minutes * 60 - 10))
+failed=""
 
-echo "gpu_check: liveness"
-"$python" - <<'EOF'
-import torch, triton
-assert torch.cuda.is_available(), "no GPU"
-x = torch.randn(1024, 1024, device="cuda")
-assert torch.isfinite(x @ x).all()
-print(torch.cuda.get_device_name(), torch.__version__, triton.__version__)
-EOF
+# stage NAME SECONDS COMMAND...: run it for at most so long, keep its output, go on whatever happens.
+stage() {
+    local name="$1" limit="$2" left=$((deadline - SECONDS)) start=$SECONDS status=0
+    shift 2
+    [ "$left" -ge "$limit" ] || limit=$left
+    if [ "$limit" -lt 5 ]; then
+        echo "gpu_check: $name: no time left"; status=124
+    else
+        echo "gpu_check: $name, at most $limit s"
+        timeout -k 5 "$limit" "$@" > "$logs/$name.log" 2>&1 || status=$?
+    fi
+    local took=$((SECONDS - start))
+    printf '{"date": "%s", "commit": "%s", "stage": "%s", "status": %d, "seconds": %d, "interpreted": %s}\n' \
+        "$(date -u +%FT%TZ)" "$commit" "$name" "$status" "$took" "$([ -n "$tiny" ] && echo true || echo false)" \
+        >> "$out/gpu_check.jsonl"
+    if [ "$status" -eq 0 ]; then
+        echo "gpu_check: $name passed in $took s"
+        return
+    fi
+    failed="$failed $name"
+    case "$status" in
+        124 | 137) echo "gpu_check: $name did not end in $limit s; the last lines of $logs/$name.log:" ;;
+        *) echo "gpu_check: $name failed (status $status); the last lines of $logs/$name.log:" ;;
+    esac
+    tail -n 40 "$logs/$name.log" 2>/dev/null
+}
 
-echo "gpu_check: correctness"
-# Its own process and folder: tests/kernels runs under Triton's interpreter. Timings follow even after a failure.
-status=0
-timeout 240 "$python" -m pytest tests/gpu -m gpu -p no:cacheprovider --junitxml="$out/gpu_tests.xml" || status=$?
+# Each file is a process of its own: a fault on the device ends all that runs in the same one.
+tests() {
+    local name="$1" limit="$2"
+    stage "$name" "$limit" "$python" -m pytest -c tests/gpu/pytest.ini "tests/gpu/test_$name.py" -m gpu -v --tb=short \
+        --maxfail=20
+    tail -n 1 "$logs/$name.log"
+}
 
-echo "gpu_check: timings"
-timeout 200 "$python" -m scripts.bench.gpu --out "$out/gpu.jsonl" || status=$?
-exit "$status"
+stage alive 60 "$python" -m scripts.bench.gpu_alive $tiny
+cat "$logs/alive.log"
+if [ -n "$tiny" ]; then
+    stage bodies 240 "$python" -m pytest tests/kernels/test_gpu_bodies.py -p no:cacheprovider -v --tb=short
+    tail -n 1 "$logs/bodies.log"
+else
+    tests products 90
+    tests networks 150
+    tests random_graphs 60
+    tests long 60
+fi
+left=$((deadline - SECONDS))
+stage timings "$left" "$python" -m scripts.bench.gpu --out "$out/gpu.jsonl" --limit $((left > 45 ? left - 25 : 20)) \
+    ${asked:+--commit "$asked"} $tiny
+cat "$logs/timings.log"
+[ -z "$failed" ] || { echo "gpu_check: failed:$failed" >&2; exit 1; }
+echo "gpu_check: all passed. Rows are in $out/gpu.jsonl"
