@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from framework.component import phases_of
 from framework.memory import flops, kept
 from framework.plan_names import Values, add_up, join_names, join_terms, node_of, number, scaled, term_of
+from framework.products import product_text, products_text
 from framework.reasons import cycle_text, node_groups
-from framework.steps import Linear, Loop, Map, Pack
+from framework.steps import Addend, Linear, Loop, Map, Pack
 
 if TYPE_CHECKING:
     from framework.component import Component
@@ -41,14 +42,17 @@ def _totals(plan: Plan) -> Iterator[str]:
     for group in plan.groups:
         loops = [step for k in group if isinstance(step := plan.steps[k], Loop)]
         yield f"   at the same time: loops {', '.join(plan.components[s.component].name for s in loops)}"
+    if plan.machine.device != "cpu" or plan.asked != "auto":
+        yield f"   {products_text(plan.machine, plan.products)}"
     if plan.parallel == "none":
         yield "   parallel = none: every node is computed step by step, nothing is hoisted"
     hoisted = sum(flops(plan, s) for s in plan.steps if not isinstance(s, Loop))
     loops = sum(flops(plan, s) for s in plan.steps if isinstance(s, Loop))
     numbers = kept(plan)
+    dtype = plan.machine.dtype.replace("tf32", "fp32")
     yield (
         f"   per step and lane: {_si(hoisted)}FLOP hoisted, {_si(loops)}FLOP in loops; "
-        f"{numbers:,} numbers kept for the backward ({_si(4 * numbers)}B in fp32)"
+        f"{numbers:,} numbers kept for the backward ({_si(plan.machine.itemsize * numbers)}B in {dtype})"
     )
     weights = sum(prod(p.shape) for p in plan.packs.values())
     yield f"   weights: {weights:,} in {len(plan.packs)} tensors"
@@ -150,9 +154,23 @@ class _Rows:
             pack = self.plan.packs[a.pack]
             text = add_up([scaled(join_terms([m[0] for m in pack.members]), a.coef), *extra])
             kind = "gemm" if a.kind == "full" else "gather"
-            yield kind, self._into(_within(columns, a.lo, a.hi), text, written), product_cost(pack)
+            who, gradients = self._who(step, a)
+            cost = product_cost(pack) + (f"  {who}" if who else "")
+            yield kind, self._into(_within(columns, a.lo, a.hi), text, written), cost
+            if gradients:
+                yield "", f"  {gradients}", ""
         for text, where in alone:
             yield "add", self._into(where, text, written), f"[T*B, {sum(hi - lo for lo, hi, _ in where)}]"
+
+    def _who(self, step: Linear, a: Addend) -> tuple[str, str]:
+        """Who does a product, and who its gradients; nothing on a CPU, where torch does them all."""
+        plan = self.plan
+        machine, by = plan.machine, plan.products.by
+        if machine.device == "cpu" and by == "torch":
+            return "", ""
+        if a.kind == "gather":
+            return f"by {'torch' if by == 'torch' else 'triton'}", ""
+        return product_text(machine, by, a.hi - a.lo, plan.packs[a.pack].shape[1], step.width, a.lo)
 
     def _into(self, columns: Sequence[Column], text: str, written: set[int]) -> str:
         """`names <- text`, or `names += text` where something stands in one of the columns already."""

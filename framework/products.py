@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from framework.errors import ConfigError
-from framework.machine import Machine
+from framework.machine import USUAL, Machine
 from framework.names import known
 
 if TYPE_CHECKING:
@@ -47,16 +47,15 @@ def choose_products(machine: Machine, wanted: str = "auto") -> Products:
     return Products("table" if wanted == "auto" else "triton")
 
 
-def product_text(machine: Machine, by: By, n: int, k: int, width: int, lo: int) -> str:
-    """Who does [T*B, k] x [k, n], and its gradients, where the result is columns from `lo` of a buffer of
-    `width`: `by triton 128x256x64, 8 warps; dx ...; dW ...`.
+def product_text(machine: Machine, by: By, n: int, k: int, width: int, lo: int) -> tuple[str, str]:
+    """Who does [T*B, k] x [k, n], whose result is columns from `lo` of a buffer of `width`: `by torch` or
+    `by triton 128x256x64, 8 warps`; and who does its gradients, "" where that is torch for all three.
     """
+    forward = _one(machine, by, ROWS, n, k, (k, k), 0)
     dx = _one(machine, by, ROWS, k, n, (width, k), lo)
     dw = _one(machine, by, n, k, ROWS, (width, k), lo)
-    parts = {"": _one(machine, by, ROWS, n, k, (k, k), 0), "dx ": dx, "dW ": dw}
-    if len(set(parts.values())) == 1:
-        return f"by {parts['']}"
-    return "by " + "; ".join(f"{what}{who}" for what, who in parts.items())
+    alike = {forward, dx, dw} == {"by torch"}
+    return forward, "" if alike else f"gradients: of the input {dx}; of the weights {dw}"
 
 
 def _one(machine: Machine, by: By, m: int, n: int, k: int, strides: tuple[int, int], first: int) -> str:
@@ -64,14 +63,27 @@ def _one(machine: Machine, by: By, m: int, n: int, k: int, strides: tuple[int, i
     from kernels.launch import INTERPRETER, Chip, Operands, blocks_of, gemm_launch, hoisted_backend
 
     if by == "torch":
-        return "torch"
+        return "by torch"
     size = machine.itemsize
     mapped = first * size % 16 == 0 and all(s * size % 16 == 0 for s in strides)
     wide = first * size % 16 == 0 and all(s % 16 == 0 for s in strides)
-    chip = Chip(machine.chip, machine.units) if machine.device == "cuda" else INTERPRETER
+    chip = Chip(machine.chip or USUAL, machine.units) if machine.device == "cuda" else INTERPRETER
     launch = gemm_launch(chip, kind_of(machine.dtype), m, n, k, Operands(wide, mapped))
     backend = hoisted_backend(launch, by == "triton")
-    return "torch" if backend == "torch" else f"triton {blocks_of(launch.tile)}"
+    return "by torch" if backend == "torch" else f"by triton {blocks_of(launch.tile)}"
+
+
+def products_text(machine: Machine, products: Products) -> str:
+    """What holds for all products of a plan, one line."""
+    from kernels.launch import UNMEASURED
+
+    if products.by == "torch":
+        who = "products by torch" + (f" (not {products.note})" if products.note else "")
+    elif products.by == "triton":
+        who = f"products by triton, blocks as for T*B = {ROWS:,}"
+    else:
+        who = f"products by the launch table, as for T*B = {ROWS:,}; {UNMEASURED} where a row is not measured"
+    return f"for {machine}: {who}"
 
 
 def kind_of(dtype: str) -> Kind:

@@ -1,11 +1,13 @@
 """Print the plan of a network: what runs for all steps at once, what stays in a loop, and why.
 
     python scripts/show_plan.py model=lstm_variant [size=256 | model.params.size=256 ...] [cell=NAME]
-                                [parallel=none] [runner=NAME] [--code] [--svg FILE] [--png FILE]
+                                [parallel=none] [runner=NAME] [products=triton] [--code]
+                                [device=cuda [chip=sm_90]] [dtype=bf16] [--svg FILE] [--png FILE]
 
 model: a name of conf/model or a YAML file. cell: for a model with the param `cell` (model=stack), a name of
-conf/cell or a YAML file. parallel=none plans everything step by step. Any other KEY=VALUE is a param of the
-model; input={vocab: 96} and classes=96 take the place of what train.py gets from the data.
+conf/cell or a YAML file. parallel=none plans everything step by step. device=cuda shows what a GPU would get,
+also where there is none. Any other KEY=VALUE is a param of the model; input={vocab: 96} and classes=96 take
+the place of what train.py gets from the data.
 How to read the plan: docs/planner.md.
 """
 
@@ -31,11 +33,15 @@ from framework.compose import with_cell
 from framework.errors import ConfigError, GraphWarning, UserError
 from framework.graph import Graph
 from framework.load import load_graph
+from framework.machine import machine
 from framework.names import known
 from framework.plan import Parallel, Plan, make_plan
 from framework.yamlfile import read_yaml
 
-OPTIONS = {"model": "", "cell": "", "parallel": "intra", "runner": "auto"}
+OPTIONS = {
+    "model": "", "cell": "", "parallel": "intra", "runner": "auto", "products": "auto",
+    "device": "cpu", "chip": "", "dtype": "fp32",
+}  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
@@ -148,7 +154,9 @@ def main(arguments: Sequence[str]) -> None:
     asked = parser().parse_args(arguments)
     options, params = settings(asked.settings)
     made = graph(options["model"], options["cell"], params)
-    plan = make_plan(made, cast(Parallel, options["parallel"]), options["runner"])
+    where = machine(options["device"], options["chip"], options["dtype"])
+    parallel = cast(Parallel, options["parallel"])
+    plan = make_plan(made, parallel, options["runner"], where, options["products"])
     print(plan)
     if asked.code:
         print()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from framework.load import load_graph
+from framework.machine import machine
 from framework.plan import make_plan
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -42,3 +43,23 @@ def test_stack_is_the_model():
 @pytest.mark.parametrize("model", ["lstm_variant", "blstm"])
 def test_without_parallelism(model, golden):
     golden(f"plans/{model}_none.txt", f"{make_plan(load_graph(model, **SMALL), parallel='none')}\n")
+
+
+@pytest.mark.parametrize("model", ["lstm", "gru", "stack", "feedback", "blstm"])
+def test_for_a_gpu(model, golden):
+    """What auto takes on a machine that need not be here."""
+    where = machine("cuda", "sm_90", "bf16")
+    golden(f"plans/{model}_cuda.txt", f"{make_plan(load_graph(model, **SMALL), device=where)}\n")
+
+
+@pytest.mark.parametrize("cell", ["sru", "minlstm", "lstm_norm"])
+def test_a_cell_for_a_gpu(cell, golden):
+    plan = make_plan(load_graph(stack(cell)), device=machine("cuda", "sm_80"))
+    golden(f"plans/stack_{cell}_cuda.txt", f"{plan}\n")
+
+
+def test_large_with_our_products(golden):
+    """Blocks as the launch table has them for large shapes; index inputs by rows."""
+    graph = load_graph("lstm", input={"vocab": 96}, classes=96, size=1024, layers=2)
+    plan = make_plan(graph, device=machine("cuda", "sm_90", "bf16"), products="triton")
+    golden("plans/lstm_large_cuda.txt", f"{plan}\n")

@@ -12,6 +12,7 @@ import pytest
 
 from framework.errors import ConfigError
 from framework.load import load_graph
+from framework.machine import machine
 from framework.plan import make_plan
 from scripts import show_plan
 
@@ -53,6 +54,15 @@ def test_cell_parallel_and_runner(capsys):
     assert printed(capsys, *given) == f"{plan}\n"
 
 
+def test_a_gpu_that_is_not_here(capsys):
+    given = ("model=gru", "device=cuda", "chip=sm_80", "dtype=fp16", "products=triton")
+    plan = make_plan(load_graph("gru"), device=machine("cuda", "sm_80", "fp16"), products="triton")
+    assert printed(capsys, *given) == f"{plan}\n"
+    assert "for cuda sm_80 fp16: products by triton" in str(plan)
+    where = machine("cuda")
+    assert printed(capsys, "model=gru", "device=cuda") == f"{make_plan(load_graph('gru'), device=where)}\n"
+
+
 def test_files_of_a_model_and_a_cell(capsys, tmp_path):
     model, cell = tmp_path / "mine.yaml", tmp_path / "leaky.yaml"
     model.write_text(MINE)
@@ -84,6 +94,9 @@ def test_code_of_every_loop(capsys):
         (("model=lstm", "model.size=3"), "model.size: only params of a model can be changed"),
         (("model=lstm", "parallel=no"), "parallel: 'no' is not known. There are: intra, none"),
         (("model=lstm", "runner=cuda"), "runner: no runner 'cuda'"),
+        (("model=lstm", "device=gpu"), "device: no device 'gpu'. There are: cpu, cuda."),
+        (("model=lstm", "device=cuda", "chip=h200"), "chip: no chip 'h200'. There are: sm_80, sm_90"),
+        (("model=lstm", "products=ours"), "products: 'ours' is not known. There are: auto, triton, torch."),
         (("model=lstm", "size=big"), "nodes.l.size: "),
         (("model=lstm", "input={size: }}"), "input: '{size: }}' is no value"),
         (("lstm",), "lstm: there is no value"),
@@ -116,11 +129,13 @@ def test_as_a_command(tmp_path):
     done = run("model=lstm", "size=8", PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"{make_plan(load_graph('lstm', size=8))}\n"
+    gpu = run("model=lstm", "size=8", "device=cuda", "products=triton", PYTHONPATH=str(tmp_path))
+    assert (gpu.returncode, gpu.stderr) == (0, "") and "by triton" in gpu.stdout
     bad = run("model=lstm", "sizes=8")
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr.startswith("ConfigError: sizes: ") and bad.stderr.count("\n") == 1
     file = tmp_path / "m.yaml"
-    file.write_text(MINE.replace("inputs: {x: \"{input}\"}", "inputs: {x: \"{input}\", unread: {size: 3}}"))
+    file.write_text(MINE.replace('inputs: {x: "{input}"}', 'inputs: {x: "{input}", unread: {size: 3}}'))
     warned = run(f"model={file}")
     assert warned.returncode == 0 and warned.stderr.startswith("warning: inputs.unread: nobody reads it.")
 

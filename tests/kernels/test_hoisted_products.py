@@ -17,9 +17,11 @@ from framework.load import load_graph
 from framework.machine import machine
 from framework.network import Network
 from framework.plan import make_plan
+from framework.products import ROWS, product_text
 from framework.runners import hoisted_products
 from framework.runners.hoisted_products import KernelProducts, TorchProducts, products_by
 from kernels import launch
+from kernels.gemm import launch_of
 from tests import oracle
 from tests.kernels.closeness import assert_as_exact_as, poisoned
 
@@ -253,3 +255,19 @@ def test_the_plan_says_what_a_gpu_would_do():
     graph = load_graph(GRAPHS["lstm"])
     assert make_plan(graph, device=machine("cuda")).products.by == "table"
     assert make_plan(graph).products.by == "torch"
+
+
+@pytest.mark.parametrize("chip", ["sm_80", "sm_90", "gfx9"])
+def test_the_plan_prints_what_is_launched(chip, monkeypatch):
+    """For the shapes, strides and addresses that a network has."""
+    where = machine("cuda", chip, "bf16")
+    monkeypatch.setattr("kernels.gemm.current_chip", lambda device: launch.Chip(chip, where.units))
+    for n, k, width, lo in ((512, 80, 512, 0), (61, 128, 61, 0), (64, 40, 128, 64), (64, 256, 72, 4)):
+        x, w = torch.empty(ROWS, k).bfloat16(), torch.empty(n, k).bfloat16()
+        g = torch.empty(ROWS, width).bfloat16()[:, lo : lo + n]
+        there = [launch_of(x, w.t()), launch_of(g, w), launch_of(g.t(), x)]
+        forward, dx, dw = (f"by triton {launch.blocks_of(some.tile)}" for some in there)
+        assert product_text(where, "triton", n, k, width, lo) == (
+            forward,
+            f"gradients: of the input {dx}; of the weights {dw}",
+        )
