@@ -24,6 +24,7 @@ from tests.kernels.inspect_code import ATOMIC, GLOBAL_LOAD, GLOBAL_STORE, SPILL,
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "kernels.md"
+NO_FIT = "does not fit"  # in the place of a kernel's name
 NOT_THERE = "-"  # in the page: a kernel without a loop, no tensor core
 
 
@@ -124,9 +125,19 @@ def row(case: Case, chip: str, kernel: Kernel) -> Row:
 
 
 def measure(compiler: Compiler, case: Case) -> Iterator[Row]:
-    """Rows of a case: each launch on each chip. Raises AssertionError when one does not compile or fit."""
+    """Rows of a case: each launch on each chip, or that it does not fit there. Raises AssertionError when one
+    does not compile.
+    """
     for chip in CHIPS:
-        for kernel in compiler(case.call, chip, **case.options):
+        try:
+            kernels = compiler(case.call, chip, **case.options)
+        except AssertionError as error:
+            found = re.search(r"out of resource: shared memory, Required: (\d+)", str(error))
+            if found is None:
+                raise
+            yield Row(chip, NO_FIT, *[NOT_THERE] * 4, found[1])
+            continue
+        for kernel in kernels:
             yield row(case, chip, kernel)
 
 
@@ -139,7 +150,8 @@ AMD's assembly and its metadata. **Nothing here was measured**: no kernel ran fo
 there. It says what fits and what the instructions are, not how fast they are.
 
 - A line is one launch. *programs*: the grid. *spilled*: the stack of a thread, which is where registers go
-  that do not fit. *shared*: what one program asks for.
+  that do not fit. *shared*: what one program asks for; *does not fit* where a chip has less. Plans take
+  another runner there.
 - From *instructions* on, the counts are of one turn of one loop: of products the innermost one, over the
   reduction; of loops through time the one over steps, inner loops included. Above each table stands what one
   turn does. Instructions are counted as they stand in the code, once for each warp. {none}: no loop, or no

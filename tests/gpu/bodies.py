@@ -18,14 +18,22 @@ from tests.graphs import Batch, batch_kind, looks_ahead, random_batch, random_gr
 
 
 def agrees(
-    runner: str, cell: str, device: str, steps: int, lanes: int, size: int, ragged: bool, kind: torch.dtype
+    runner: str,
+    cell: str,
+    device: str,
+    steps: int,
+    lanes: int,
+    size: int,
+    ragged: bool,
+    kind: torch.dtype,
+    products: str = "auto",
 ) -> None:
     """Against float64, the error is at most twice that of the torch runner on a CPU in the same dtype."""
     graph = graph_of(cell, size)
     data = data_of(graph, steps, lanes, ragged, seed=steps + lanes + size)
     exact = outcome(network(graph, "torch", "cpu", torch.float64), data)
     own = outcome(network(graph, "torch", "cpu", kind), data.to("cpu", kind))
-    got = outcome(network(graph, runner, device, kind), data.to(device, kind))
+    got = outcome(network(graph, runner, device, kind, products), data.to(device, kind))
     problems = too_far(got, own, exact)
     assert not problems, "\n".join(problems)
 

@@ -88,12 +88,14 @@ def data_of(graph: Graph, steps: int, lanes: int, ragged: bool, seed: int) -> Da
     return Data(inputs, normal(graph.nodes[out].size), where)
 
 
-def network(graph: Graph, runner: str, device: str, kind: torch.dtype, seed: int = 0) -> Network:
-    """A network with weights that depend on the seed only. Its loops are run by `runner`, or this raises."""
-    torch.manual_seed(seed)
+def network(graph: Graph, runner: str, device: str, kind: torch.dtype, products: str = "auto") -> Network:
+    """A network, always with the same weights. Its loops are run by `runner`, or this raises; `products` says
+    who does the hoisted ones.
+    """
+    torch.manual_seed(0)
     net = Network(graph, runner="torch").double()
     weights = {name: w.clone() for name, w in net.weights().items()}
-    net = Network(graph, runner=runner).to(device, kind)
+    net = Network(graph, runner=runner, products=products).to(device, kind)
     for name, w in net.weights().items():
         w.copy_(weights[name])
     for c, choice in zip(net.plan.components, net.plan.choices, strict=True):

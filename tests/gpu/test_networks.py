@@ -30,6 +30,12 @@ def test_sizes(runner: str, cell: str, lanes: int, size: int, device: str):
     bodies.agrees(runner, cell, device, 12, lanes, size, True, torch.float32)
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("runner", "cell"), [("torch", "lstm"), ("torch", "gru_cudnn"), *KERNELS])
+def test_hoisted_products_by_our_kernels(runner: str, cell: str, kind: torch.dtype, device: str):
+    bodies.agrees(runner, cell, device, 37, 5, 33, True, kind, products="triton")
+
+
 @pytest.mark.parametrize(("runner", "cell"), PAIRS)
 def test_repeats_to_the_bit(runner: str, cell: str, device: str):
     bodies.repeats(runner, cell, device, 19, 9, 70, launches=20)

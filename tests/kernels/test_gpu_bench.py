@@ -1,4 +1,4 @@
-"""The benchmark of GPUs without one: what it refuses, what it skips, how it counts; a tiny case end to end."""
+"""The benchmark of GPUs without one: what it refuses, what it skips, how it counts; one tiny case in full."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,12 @@ def test_agrees(runner: str, cell: str):
 @pytest.mark.parametrize(("runner", "cell"), KERNELS)
 def test_agrees_in_sixteen_bits(runner: str, cell: str, kind: torch.dtype):
     bodies.agrees(runner, cell, "cpu", 5, 3, 17, False, kind)
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("runner", "cell"), SOME)
+def test_hoisted_products_by_our_kernels(runner: str, cell: str, kind: torch.dtype):
+    bodies.agrees(runner, cell, "cpu", 5, 2, 6, True, kind, products="triton")
 
 
 @pytest.mark.parametrize(("runner", "cell"), SOME)
@@ -102,14 +109,14 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("marks", "status"), [("gpu", 0), ("not gpu", 5)])  # 5: nothing is left
-def test_they_collect_on_a_bare_machine(marks: str, status: int):
+def test_they_collect_on_a_bare_machine():
     """Without hydra, wandb, datasets and the like, and without plugins of pytest; all are marked gpu."""
     absent = {"hydra", "omegaconf", "wandb", "datasets", "soundfile", "tqdm", "matplotlib", "pytest_timeout"}
-    options = ["-c", "tests/gpu/pytest.ini", "tests/gpu", "--collect-only", "-m", marks]
+    options = ["-c", "tests/gpu/pytest.ini", "tests/gpu", "--collect-only", "-m", "not gpu"]
     run = subprocess.run(
         [sys.executable, "-c", BARE.format(absent=absent), *options],
         cwd=ROOT, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert run.returncode == status, run.stdout + run.stderr
+    assert run.returncode == 5, run.stdout + run.stderr  # all were imported, and nothing is left
+    assert re.search(r"\d{3} deselected", run.stdout), run.stdout

@@ -36,6 +36,10 @@ def test_nothing_spills_and_all_fits(written: script.Report):
         for r in rows:
             chip = CHIPS[r.chip]
             where = f"{title}: {r.kernel} on {r.chip}"
+            if r.kernel == script.NO_FIT:  # only where a program has less than on others, and never a product
+                assert r.chip in ("sm_86", "gfx942") and int(r.shared) > chip.shared, where
+                assert "persistent" in title, where
+                continue
             assert int(r.registers) <= chip.registers and int(r.shared) <= chip.shared, where
             assert int(r.spilled) == 0, where
 
@@ -55,6 +59,8 @@ def test_loops_through_time_load_and_store(written: script.Report):
     assert timed
     for title in timed:
         for r in written.rows[title]:
+            if r.kernel == script.NO_FIT:
+                continue
             assert int(r.loads) > 0 and int(r.stores) > 0, f"{title}: {r.kernel} on {r.chip}"
 
 
