@@ -47,14 +47,19 @@ TABLE: tuple[Runner, ...] = (
 )
 
 
+def check_runner(name: str) -> None:
+    """Raise ConfigError for a runner that does not exist."""
+    names = ["auto", *(r.name for r in TABLE)]
+    if name not in names:
+        raise ConfigError("runner", f"no runner '{name}'", known("There are", name, names))
+
+
 def choose(c: Component, wanted: str = "auto", machine: Machine = CPU) -> Choice:
     """The runner of component `c` on a machine. Raises ConfigError for a runner that does not exist.
 
     One that is asked for by name comes first whatever the device.
     """
-    names = [r.name for r in TABLE]
-    if wanted not in ("auto", *names):
-        raise ConfigError("runner", f"no runner '{wanted}'", known("There are", wanted, ["auto", *names]))
+    check_runner(wanted)
     here = [r for r in TABLE if r.name == wanted or not r.devices or machine.device in r.devices]
     order = here if wanted == "auto" else sorted(here, key=lambda r: r.name != wanted)
     notes: list[str] = []

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Literal
 
 from framework.cell import Builder, Op, Program, lower
-from framework.choose import Choice, choose
+from framework.choose import Choice, check_runner, choose
 from framework.component import MATRICES, Component, edges_of, make_component
 from framework.direction import Timing, reads, timing
 from framework.errors import ConfigError
@@ -59,7 +59,12 @@ class Plan:
 
     def on(self, machine: Machine) -> Plan:
         """The same plan for another machine: only what executes its steps is chosen again."""
-        choices = tuple(choose(c, self.runner, machine) for c in self.components)
+        if self.parallel == "none":
+            asked = self.runner not in ("auto", "torch")
+            notes = (f"{self.runner}: parallel=none is for the torch runner",) if asked else ()
+            choices = (Choice("torch", notes),) * len(self.components)
+        else:
+            choices = tuple(choose(c, self.runner, machine) for c in self.components)
         products = choose_products(machine, self.asked)
         return replace(self, machine=machine, choices=choices, products=products)
 
@@ -91,6 +96,7 @@ def make_plan(
     """
     if parallel not in PARALLEL:
         raise ConfigError("parallel", f"'{parallel}' is not known", known("There are", parallel, PARALLEL))
+    check_runner(runner)
     machine = device if isinstance(device, Machine) else named_machine(device)
     with no_garbage_collection():
         return replace(_make_plan(graph, parallel, runner), asked=products).on(machine)

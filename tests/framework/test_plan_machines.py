@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import copy
 import io
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -15,9 +20,11 @@ from framework.load import load_graph
 from framework.machine import CPU, Machine, machine
 from framework.network import RUNNERS, Network
 from framework.plan import make_plan
+from framework.runners import place
 from framework.runners.torch_loop import TorchLoop
 from framework.runners.triton_elementwise import ElementwiseLoop
 
+ROOT = Path(__file__).parents[2]
 CUDA = machine("cuda", "sm_80", "bf16")
 
 
@@ -71,7 +78,7 @@ def test_a_forced_runner_stays_forced_when_moved():
 def test_auto_takes_no_kernels_without_triton():
     without = Machine("cuda", "sm_90", triton=False)
     (choice,) = make_plan(sru(), device=without).choices
-    assert choice.runner == "torch" and choice.notes == ("elementwise: triton is not installed",)
+    assert choice.runner == "torch" and choice.notes[0] == "elementwise: triton is not installed"
 
 
 def test_a_runner_may_refuse_by_machine(monkeypatch):
@@ -139,3 +146,61 @@ def test_devices_and_dtypes_that_torch_knows():
     assert Network(sru()).double().plan.machine == Machine(dtype="fp64")
     with pytest.raises(ConfigError, match=r"dtype: networks do not compute in torch\.complex64"):
         network.machine_of(torch.zeros((), dtype=torch.complex64))
+
+
+@pytest.mark.parametrize("runner", ["auto", "torch", "elementwise"])
+def test_step_by_step_stays_with_torch(runner):
+    """parallel=none is there to be compared with, by the runner that needs nothing else."""
+    choices = make_plan(sru(), "none", runner, CUDA).choices
+    asked = runner == "elementwise"
+    assert {choice.runner for choice in choices} == {"torch"}
+    notes = ("elementwise: parallel=none is for the torch runner",) if asked else ()
+    assert {choice.notes for choice in choices} == {notes}
+
+
+def test_a_runner_must_exist_even_where_there_is_no_loop():
+    graph = {"inputs": {"x": {"size": 3}}, "nodes": {"y": {"size": 2, "is": "full(x)"}}, "outputs": ["y"]}
+    with pytest.raises(ConfigError, match=r"runner: no runner 'elementwize'. .* Did you mean 'elementwise'"):
+        make_plan(load_graph(graph), runner="elementwize")
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "chip"), [(8, 0, "sm_80"), (8, 9, "sm_80"), (9, 0, "sm_90"), (10, 3, "sm_100")]
+)
+def test_a_device_is_asked_what_it_is(major, minor, chip, monkeypatch):
+    """Stands in for the driver: there may be no GPU here."""
+    found = SimpleNamespace(
+        major=major, minor=minor, shared_memory_per_block_optin=101376, multi_processor_count=46
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    place._properties.cache_clear()
+    like = cast(torch.Tensor, SimpleNamespace(dtype=torch.float16, device=torch.device("cuda", 0)))
+    assert place.machine_of(like) == Machine("cuda", chip, "fp16", 101376, 46)
+    place._properties.cache_clear()
+
+
+def test_float32_is_tf32_where_torch_may_multiply_so(monkeypatch):
+    monkeypatch.setattr(place, "_properties", lambda device: ("sm_80", 1, 1))
+    like = cast(torch.Tensor, SimpleNamespace(dtype=torch.float32, device=torch.device("cuda", 0)))
+    assert place.machine_of(like).dtype == "fp32"
+    monkeypatch.setattr(place, "tf32_allowed", lambda: True)
+    assert place.machine_of(like).dtype == "tf32"
+
+
+def test_both_settings_of_torch_allow_tf32():
+    """In a process of its own: torch cannot take the new setting back where the old one is read."""
+    check = """
+import torch
+from framework.runners.place import tf32_allowed
+assert not tf32_allowed()
+torch.backends.cuda.matmul.allow_tf32 = True
+assert tf32_allowed()
+torch.backends.cuda.matmul.fp32_precision = "ieee"
+assert not tf32_allowed()
+torch.backends.fp32_precision = "tf32"
+torch.backends.cuda.matmul.fp32_precision = "none"
+assert tf32_allowed()
+torch.set_float32_matmul_precision("highest")
+assert not tf32_allowed()
+"""
+    assert subprocess.run([sys.executable, "-W", "error", "-c", check], cwd=ROOT).returncode == 0
