@@ -12,15 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from framework import network
 from framework.errors import ConfigError
 from framework.load import load_graph
-from framework.machine import machine
+from framework.machine import Machine, machine
 from framework.network import Network
 from framework.plan import make_plan
 from framework.products import ROWS, product_text
 from framework.runners import hoisted_products
 from framework.runners.hoisted_products import KernelProducts, TorchProducts, products_by
-from kernels import launch
+from kernels import gemm, launch
 from kernels.gemm import launch_of
 from tests import oracle
 from tests.kernels.closeness import assert_as_exact_as, poisoned
@@ -271,3 +272,55 @@ def test_the_plan_prints_what_is_launched(chip, monkeypatch):
             forward,
             f"gradients: of the input {dx}; of the weights {dw}",
         )
+
+
+def test_a_network_that_moves_changes_hands(monkeypatch):
+    """bf16 stands for a GPU: its products and loop go to the kernels there, and back to torch."""
+    real = network.machine_of
+
+    def machine_of(x: Tensor) -> Machine:
+        return machine("cuda", "sm_90", "bf16") if x.dtype == torch.bfloat16 else real(x)
+
+    monkeypatch.setattr(network, "machine_of", machine_of)
+    monkeypatch.setattr(launch, "UNMEASURED", "triton")
+    count = 0
+    run = gemm._launch
+
+    def counted(*given: Any) -> None:
+        nonlocal count
+        count += 1
+        run(*given)
+
+    monkeypatch.setattr(gemm, "_launch", counted)
+    graph = graph_of(X, {"l": {"cell": "sru", "size": 4, "in": "x"}, "y": {"size": 2, "is": "full(l)"}}, "y")
+    net = Network(graph)
+    net(torch.randn(4, 2, 5))[0].sum().backward()
+    assert count == 0
+    net.bfloat16()
+    assert net.plan.products.by == "table" and net.plan.choices[0].runner == "elementwise"
+    net.zero_grad()
+    net(torch.randn(4, 2, 5).bfloat16())[0].sum().backward()
+    products = sum(text.startswith("gemm") for text in (line[3:] for line in str(net.plan).splitlines()))
+    assert count >= 2 * products, "each is done forward and for its weights"
+    assert all(g is not None and g.isfinite().all() for g in net.grads().values())
+    before = count
+    net.float()(torch.randn(4, 2, 5))[0].sum().backward()
+    assert count == before and net.plan.products.by == "torch"
+
+
+def test_recorded_graphs_multiply_alike():
+    """torch.compile takes the products as operators, kernels and all."""
+    torch.manual_seed(0)
+    net = Network(GRAPHS["several sources"], products="triton")
+    inputs = inputs_of(net, torch.float32)
+    dy = {"y": torch.randn(STEPS, LANES, 9), "s": torch.randn(STEPS, LANES, 6)}
+    plain = outcome(net, inputs, dy, {})
+    net.zero_grad()
+    given = {n: x.clone().requires_grad_(x.is_floating_point()) for n, x in inputs.items()}
+    y, _ = torch.compile(net, backend="aot_eager", fullgraph=True)(given)
+    torch.autograd.backward([y["y"], y["s"]], [dy["y"], dy["s"]])
+    for name in y:
+        torch.testing.assert_close(y[name], plain[f"out {name}"])
+    torch.testing.assert_close(given["x"].grad, plain["grad input x"])
+    for name, g in net.grads().items():
+        torch.testing.assert_close(g, plain[f"grad {name}"])
