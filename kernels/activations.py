@@ -19,19 +19,25 @@ def sigmoid(x):
 
 @triton.jit
 def tanh(x):
-    """Odd polynomial near 0, where the quotient would cancel; there is no tanh that also the interpreter
-    knows.
+    """Odd polynomial for |x| < 1, where a quotient would cancel; there is no tanh that also the interpreter
+    knows. In float32 it errs by less than 1 unit in the last place if exp does, in float64 by 2e-10.
     """
     square = x * x
-    # Taylor series to x**9; the first term left out is 9e-9 of x at |x| = 0.25.
-    tail = 0.021869488536155203
-    tail = tail * square - 0.05396825396825397
-    tail = tail * square + 0.13333333333333333
-    tail = tail * square - 0.3333333333333333
+    # Interpolates (tanh(x) / x - 1) / x**2 at the Chebyshev points of 0 < x**2 < 1.
+    tail = -4.881237067356231e-05
+    tail = tail * square + 0.0003390767368152895
+    tail = tail * square - 0.0012444220655089262
+    tail = tail * square + 0.0034803129719752335
+    tail = tail * square - 0.008827158748155267
+    tail = tail * square + 0.02186280805398458
+    tail = tail * square - 0.05396762593041926
+    tail = tail * square + 0.1333333103848765
+    tail = tail * square - 0.3333333331935661
     near = x + x * square * tail
     small = tl.exp(-2.0 * tl.abs(x))
-    far = (1.0 - small) / (1.0 + small)
-    return tl.where(square < 0.0625, near, tl.where(x < 0.0, -far, far))
+    # Not (1 - small) / (1 + small): what is taken from 1 is small, and so is what its rounding does.
+    far = 1.0 - 2.0 * small / (1.0 + small)
+    return tl.where(square < 1.0, near, tl.where(x < 0.0, -far, far))
 
 
 @triton.jit

@@ -126,7 +126,7 @@ def names_of(ops: Sequence[Op], nodes: Mapping[str, int]) -> dict[int, str]:
 def expression(op: Op, args: Sequence[str], forms: Mapping[str, str]) -> str:
     """The value of `op` over the texts of its arguments. Raises ValueError for a kind without a form."""
     if op.kind == "sum":
-        return _sum(op, args)
+        return _sum(zip(args, op.coefs, strict=True), op.value)
     if op.kind == "prod":
         return " * ".join(args)
     if op.kind in ("copy", "expand", "stop"):
@@ -137,16 +137,36 @@ def expression(op: Op, args: Sequence[str], forms: Mapping[str, str]) -> str:
     return forms[op.kind].format(*args)
 
 
-def _sum(op: Op, args: Sequence[str]) -> str:
+def _sum(addends: Iterable[tuple[str, float]], value: float) -> str:
     terms = [
-        (coef < 0.0, text if abs(coef) == 1.0 else f"{number(abs(coef))} * {text}")
-        for text, coef in zip(args, op.coefs, strict=True)
+        (coef < 0.0, text if abs(coef) == 1.0 else f"{number(abs(coef))} * {text}") for text, coef in addends
     ]
-    if op.value != 0.0 or not terms:
-        const = (op.value < 0.0, number(abs(op.value)))
+    if value != 0.0 or not terms:
+        const = (value < 0.0, number(abs(value)))
         terms.insert(0 if terms and terms[0][0] else len(terms), const)
     (minus, text), *rest = terms
     return ("-" if minus else "") + text + "".join((" - " if m else " + ") + x for m, x in rest)
+
+
+def folded(
+    op: Op, values: Mapping[int, float], text: Mapping[int, str], forms: Mapping[str, str]
+) -> str | float:
+    """`expression` with numbers among the arguments (`values`, by op) taken together; a float if all are.
+
+    Triton would round a variable that holds a number to float32.
+    """
+    rest = [a for a in op.args if a not in values]
+    if op.kind == "prod":
+        factor = math.prod(values[a] for a in op.args if a in values)
+        last = [number(factor)] if factor != 1.0 else []
+        return " * ".join([text[a] for a in rest] + last) if rest else factor
+    if op.kind == "sum":
+        terms = list(zip(op.args, op.coefs, strict=True))
+        const = op.value + sum(coef * values[a] for a, coef in terms if a in values)
+        return _sum([(text[a], coef) for a, coef in terms if a not in values], const) if rest else const
+    if op.kind in ("copy", "expand", "stop") and not rest:
+        return values[op.args[0]]
+    return expression(op, [number(values[a]) if a in values else text[a] for a in op.args], forms)
 
 
 def needed(ops: Sequence[Op], outputs: Iterable[int], given: Iterable[int]) -> list[int]:
@@ -185,13 +205,18 @@ def function(
     taken = [f"{text[at]} = {group}[{i}]{_remark(ops[at])}" for at, (group, i) in place.items()]
     lines: list[str] = []
     blocks: set[int] = set(place)
+    values: dict[int, float] = {}
     for at in needed(ops, (at for ids in outputs.values() for at in ids), place):
         op = ops[at]
         if op.kind == "const":
-            text[at] = number(op.value)
+            values[at] = op.value
         elif at not in place:
-            blocks |= {at} & {at for a in op.args if a in blocks}
-            lines.append(f"{text[at]} = {expression(op, [text[a] for a in op.args], forms)}")
+            found = folded(op, values, text, forms)
+            if isinstance(found, float):
+                values[at] = found
+            else:
+                blocks |= {at} & {at for a in op.args if a in blocks}
+                lines.append(f"{text[at]} = {found}")
     numbers = [at for ids in outputs.values() for at in ids if at not in blocks]
     if numbers:
         raise ValueError(f"{name}: output {text[numbers[0]]} is a number at every step, not a block")

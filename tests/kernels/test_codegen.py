@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from framework.cell import Op
 from framework.component import Component
 from framework.derivative import derive
 from framework.load import load_graph
@@ -222,3 +223,28 @@ def test_two_processes_write_at_once(tmp_path: Path):
         assert process.returncode == 0 and out == "done\n", error
     assert not list(tmp_path.glob(".*")), "a temporary file is left"
     assert module_name("a", "b") != module_name("c", "b")
+
+
+def test_numbers_are_taken_together():
+    """A variable that holds a number would be rounded to float32, whatever the blocks are."""
+    ops = [
+        Op("ext"),
+        Op("const", value=0.9),
+        Op("const", value=1.0),
+        Op("prod", (1, 2)),
+        Op("sum", (3, 1), coefs=(2.0, -1.0), value=0.1),
+        Op("copy", (4,)),
+        Op("prod", (0, 2)),
+        Op("prod", (6, 3, 5)),
+        Op("sum", (7, 5, 0), coefs=(1.0, 3.0, -0.5)),
+        Op("prod", (8, 0)),
+    ]
+    text = function("f", "Folds.", ops, {"ext": [0]}, {"out": [9]}, names_of(ops, {"h": 9}), FORMS)
+    assert text.split('"""\n')[1] == (
+        "    ext0 = ext[0]\n"
+        "    v6 = ext0\n"
+        "    v7 = v6 * 0.9\n"
+        "    v8 = v7 - 0.5 * ext0 + 3.0\n"
+        "    h = v8 * ext0\n"
+        "    return (h,)\n"
+    )
