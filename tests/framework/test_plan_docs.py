@@ -21,9 +21,14 @@ COMMANDS = re.findall(r"python (scripts/show_plan\.py [^#`\n]*)", TEXT)
 REFUSED = re.findall(r"^\| (a loop .*?|delays .*?|a read .*?) \| (.*?) \| (.*?) \|$", TEXT, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["lstm_variant", "stack_sru"])
+@pytest.mark.parametrize("name", ["lstm_variant", "stack_sru", "stack_sru_cuda"])
 def test_printed_plans_are_golden(name):
     assert (GOLDEN / "plans" / f"{name}.txt").read_text(encoding="utf-8") in BLOCKS
+
+
+def test_the_excerpt_is_golden():
+    (excerpt,) = [block for block in BLOCKS if "gradients:" in block]
+    assert excerpt in (GOLDEN / "plans" / "lstm_large_cuda.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
