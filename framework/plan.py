@@ -68,11 +68,11 @@ class Plan:
         products = choose_products(machine, self.asked)
         return replace(self, machine=machine, choices=choices, products=products)
 
-    def activation_bytes(self, steps: int, lanes: int, itemsize: int = 4) -> int:
-        """Predicted bytes kept for the backward of one chunk."""
+    def activation_bytes(self, steps: int, lanes: int, itemsize: int | None = None) -> int:
+        """Predicted bytes kept for the backward of one chunk, in numbers of `itemsize` bytes (the machine's)."""
         from framework.memory import kept
 
-        return kept(self) * steps * lanes * itemsize
+        return kept(self) * steps * lanes * (itemsize or self.machine.itemsize)
 
     @cached_property
     def looks_ahead(self) -> bool:

@@ -70,6 +70,15 @@ def test_a_plan_for_another_machine_differs_in_choices_only():
     assert make_plan(sru(), device=Machine("meta")).choices == plan.choices
 
 
+def test_predicted_bytes_are_those_of_the_machine():
+    plan = make_plan(sru())
+    assert (
+        plan.on(CUDA).activation_bytes(7, 3) * 2
+        == plan.activation_bytes(7, 3)
+        == plan.activation_bytes(7, 3, 4)
+    )
+
+
 def test_a_forced_runner_stays_forced_when_moved():
     plan = make_plan(sru(), runner="torch")
     assert [c.runner for c in plan.on(CUDA).choices] == ["torch"]
