@@ -18,13 +18,13 @@ import subprocess
 import sys
 import time
 import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from scripts.bench.cpu import where
 from scripts.bench.gpu_cases import Case, Contest, Row, cases, contest, tiny
 from scripts.bench.gpu_measure import Device, Run, refusals, relative, speedup, take_turns
 from scripts.bench.gpu_table import tables
@@ -32,19 +32,26 @@ from scripts.bench.gpu_table import tables
 SAME = ("commit", "gpu", "torch", "triton")  # of two rows that need not be measured twice
 
 
+def git(*args: str) -> str:
+    """What git answers; "" without git or a repository."""
+    try:
+        return subprocess.run(["git", *args], capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:
+        return ""
+
+
 def here(device: Device, commit: str) -> Row:
-    """What all rows of a run have in common."""
+    """What all rows of a run have in common. `commit`: given by hand, where there is no .git."""
     import triton
 
-    found = where()
-    info: Row = {k: found[k] for k in ("date", "commit", "dirty", "torch")}
-    if commit:  # where there is no .git
-        info |= {"commit": commit, "dirty": False}
     gpu = torch.cuda.get_device_name() if device.kind == "cuda" else "none: interpreted, measures nothing"
-    cuda = torch.version.cuda or torch.version.hip
-    return info | {
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit or git("rev-parse", "--short", "HEAD"),
+        "dirty": not commit and bool(git("status", "--porcelain", "-uno")),
         "gpu": gpu,
-        "cuda": cuda,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or torch.version.hip,
         "triton": triton.__version__,
         "python": platform.python_version(),
     }

@@ -12,7 +12,8 @@ import sys
 import time
 from importlib.util import find_spec
 
-NEEDED = ("torch", "triton", "yaml", "numpy", "pytest")
+# Import name -> name of the package.
+NEEDED = {"torch": "torch", "triton": "triton", "yaml": "pyyaml", "numpy": "numpy", "pytest": "pytest"}
 
 
 def missing() -> list[str]:
@@ -34,15 +35,16 @@ def driver() -> str:
 
 
 def main() -> int:
-    """Print what is there; returns 1 where something does not work."""
+    """Print what is there. Returns 1 where something does not work, 3 where nothing else can."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tiny", action="store_true", help="rehearse on a CPU; needs TRITON_INTERPRET=1")
     tiny = parser.parse_args().tiny
     if absent := missing():
-        print(f"not installed: {', '.join(absent)}. Run: python -m pip install {' '.join(absent)}")
-        return 1
+        packages = " ".join(NEEDED[name] for name in absent)
+        print(f"not installed: {', '.join(absent)}. Run: python -m pip install {packages}")
+        return 3
     import torch
     import triton
 
@@ -53,7 +55,7 @@ def main() -> int:
         install()
     elif not torch.cuda.is_available():
         print("torch sees no GPU. Is it a CPU build, or is the driver missing? nvidia-smi tells.")
-        return 1
+        return 3
     else:
         print(f"{torch.cuda.get_device_name()}, compute capability {torch.cuda.get_device_capability()}")
         print(driver() or "nvidia-smi is not there")

@@ -10,7 +10,8 @@
 # --tiny      rehearse on a CPU under Triton's interpreter: tiny sizes, figures that mean nothing; default folder .cache
 #
 # PYTHON=python3.12 scripts/bench/gpu_check.sh takes another Python. A stage that fails or hangs does not keep the next
-# ones from running; the exit status is 1 if any failed. Full output of each stage: .cache/gpu_check/STAGE.log
+# ones from running, unless there is no GPU at all; the exit status is 1 if any failed. Full output of each stage:
+# .cache/gpu_check/STAGE.log
 set -u
 cd "$(dirname "$0")/../.." || exit 1
 
@@ -36,9 +37,10 @@ python="${PYTHON:-python3}"
 mkdir -p "$out" "$logs"
 [ -z "$tiny" ] || export TRITON_INTERPRET=1
 deadline=$((SECONDS + minutes * 60 - 10))
-failed=""
+failed="" last=0
 
-# stage NAME SECONDS COMMAND...: run it for at most so long, keep its output, go on whatever happens.
+# stage NAME SECONDS COMMAND...: run it for at most so long, keep its output, go on whatever happens. `last` is its
+# exit status.
 stage() {
     local name="$1" limit="$2" left=$((deadline - SECONDS)) start=$SECONDS status=0
     shift 2
@@ -53,6 +55,7 @@ stage() {
     printf '{"date": "%s", "commit": "%s", "stage": "%s", "status": %d, "seconds": %d, "interpreted": %s}\n' \
         "$(date -u +%FT%TZ)" "$commit" "$name" "$status" "$took" "$([ -n "$tiny" ] && echo true || echo false)" \
         >> "$out/gpu_check.jsonl"
+    last=$status
     if [ "$status" -eq 0 ]; then
         echo "gpu_check: $name passed in $took s"
         return
@@ -68,16 +71,17 @@ stage() {
 # Each file is a process of its own: a fault on the device ends all that runs in the same one.
 tests() {
     local name="$1" limit="$2"
-    stage "$name" "$limit" "$python" -m pytest -c tests/gpu/pytest.ini "tests/gpu/test_$name.py" -m gpu -v --tb=short \
+    stage "$name" "$limit" "$python" -m pytest -c tests/gpu/pytest.ini "tests/gpu/test_$name.py" -m gpu -vv --tb=short \
         --maxfail=20
-    tail -n 1 "$logs/$name.log"
+    [ "$last" -ne 0 ] || tail -n 1 "$logs/$name.log"
 }
 
 stage alive 60 "$python" -m scripts.bench.gpu_alive $tiny
-cat "$logs/alive.log"
+[ "$last" -ne 0 ] || cat "$logs/alive.log"
+[ "$last" -ne 3 ] || { echo "gpu_check: nothing else can run here" >&2; exit 1; }
 if [ -n "$tiny" ]; then
-    stage bodies 240 "$python" -m pytest tests/kernels/test_gpu_bodies.py -p no:cacheprovider -v --tb=short
-    tail -n 1 "$logs/bodies.log"
+    stage bodies 240 "$python" -m pytest tests/kernels/test_gpu_bodies.py -p no:cacheprovider -vv --tb=short
+    [ "$last" -ne 0 ] || tail -n 1 "$logs/bodies.log"
 else
     tests products 90
     tests networks 150
@@ -87,6 +91,6 @@ fi
 left=$((deadline - SECONDS))
 stage timings "$left" "$python" -m scripts.bench.gpu --out "$out/gpu.jsonl" --limit $((left > 45 ? left - 25 : 20)) \
     ${asked:+--commit "$asked"} $tiny
-cat "$logs/timings.log"
+[ "$last" -ne 0 ] || cat "$logs/timings.log"
 [ -z "$failed" ] || { echo "gpu_check: failed:$failed" >&2; exit 1; }
 echo "gpu_check: all passed. Rows are in $out/gpu.jsonl"

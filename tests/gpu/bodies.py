@@ -5,6 +5,7 @@ Each raises AssertionError.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -57,14 +58,16 @@ def never_waits(runner: str, cell: str, device: str, steps: int, lanes: int, siz
     data = data_of(graph, steps, lanes, True, seed=2).to(device, torch.float32)
     net = network(graph, runner, device, torch.float32)
     want = outcome(net, data)  # compiles
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        got = outcome(net, data)
-    finally:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
         if device == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            got = outcome(net, data)
+        finally:
+            if device == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
     assert all(torch.equal(got[name], want[name]) for name in want)
 
 
@@ -73,15 +76,18 @@ def capture(run: Callable[[], object], device: str) -> Callable[[], None]:
     if device != "cuda":
         run()
         return lambda: void(run())
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # compiles, and gives libraries their workspaces before the capture
-        for _ in range(3):
+    with warnings.catch_warnings():
+        # Warming up on one stream and capturing on another is how it is done, and what this one warns of.
+        warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # compiles, and gives libraries their workspaces before the capture
+            for _ in range(3):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
             run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
     return graph.replay
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -130,9 +131,31 @@ def test_alive(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["alive", "--tiny"])
     assert gpu_alive.main() == 0
     assert "a loop, forward and backward: finite" in capsys.readouterr().out
-    monkeypatch.setattr(gpu_alive, "NEEDED", ("torch", "no_such_package"))
-    assert gpu_alive.main() == 1
+    monkeypatch.setattr(gpu_alive, "NEEDED", {"torch": "torch", "no_such": "no_such_package"})
+    assert gpu_alive.main() == 3
     assert "pip install no_such_package" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_once(tmp_path: Path):
+    script = ROOT / "scripts" / "bench" / "gpu_check.sh"
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {
+        "PYTHON": sys.executable
+    }
+    found = subprocess.run(
+        [str(script), "--out", str(tmp_path)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 1 and "torch sees no GPU" in found.stdout
+    (stage,) = [json.loads(line) for line in (tmp_path / "gpu_check.jsonl").read_text().splitlines()]
+    assert stage["stage"] == "alive" and stage["status"] == 3 and not stage["interpreted"]
+
+
+def test_what_is_measured_is_named(monkeypatch):
+    """A commit that was given is the commit; without git there is none, and that is no error."""
+    assert gpu.here(gpu_measure.Device("cpu"), "abc")["commit"] == "abc"
+    monkeypatch.setenv("PATH", "")
+    info = gpu.here(gpu_measure.Device("cpu"), "")
+    assert info["commit"] == "" and info["gpu"].startswith("none")
 
 
 @pytest.mark.parametrize(
