@@ -69,7 +69,7 @@ class Plan:
         return replace(self, machine=machine, choices=choices, products=products)
 
     def activation_bytes(self, steps: int, lanes: int, itemsize: int | None = None) -> int:
-        """Predicted bytes kept for the backward of one chunk, in numbers of `itemsize` bytes (the machine's)."""
+        """Predicted bytes kept for the backward of one chunk. `itemsize`: of a number (the machine's)."""
         from framework.memory import kept
 
         return kept(self) * steps * lanes * (itemsize or self.machine.itemsize)
