@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from framework.runners.functions import first_order, no_gradients, own
+from framework.runners.functions import first_order, no_gradients, no_second_order, own
 
 if TYPE_CHECKING:
     from framework.runners.loop import Chunk, LoopRunner
@@ -78,7 +78,7 @@ def _chunk(
 
 
 def _loop(key: str) -> LoopRunner:
-    assert key in _RUNNERS, f"no loop {key}: it is traced in every process that runs it"
+    assert key in _RUNNERS, f"no loop of this name was traced in this process: {key}"
     return _RUNNERS[key]
 
 
@@ -209,3 +209,4 @@ def _backward(ctx: Any, dy: Sequence[Tensor | None]) -> tuple[Any, ...]:
 
 
 torch.library.register_autograd("intrastream::loop", _backward, setup_context=_save)
+torch.library.register_autograd("intrastream::loop_backward", no_second_order)

@@ -14,6 +14,11 @@ from torch import Tensor
 EPS = 1e-5  # of layer norm, as in torch.nn.LayerNorm
 
 
+DOUBLE = (
+    "double backward: loops and hoisted products have first derivatives only. Leave out create_graph=True."
+)
+
+
 def first_order(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
     """A backward that refuses to be differentiated itself.
 
@@ -21,25 +26,30 @@ def first_order(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple
     """
 
     @wraps(backward)
-    def checked(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+    def checked(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
-            raise RuntimeError(
-                "double backward: loops and hoisted products have first derivatives only. "
-                "Leave out create_graph=True."
-            )
+            raise RuntimeError(DOUBLE)
         return backward(ctx, *gradients)
 
     return checked
 
 
+def no_second_order(ctx: Any, *gradients: Any) -> None:
+    """The backward of an operator that is a derivative itself."""
+    raise RuntimeError(DOUBLE)
+
+
 def own(out: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
-    """`out`, packed, each in memory of its own: what an operator returns may not share any with `others`."""
+    """`out`, packed, each in memory of its own, from its start on.
+
+    What an operator returns may not share any with `others` or among itself; compilers count on the rest.
+    """
     taken = {x.untyped_storage().data_ptr() for x in others}
     result = []
     for x in out:
         packed = x.contiguous()
-        at = packed.untyped_storage().data_ptr()
-        if at in taken and at:
+        shared = packed.numel() > 0 and packed.untyped_storage().data_ptr() in taken
+        if shared or packed.storage_offset():
             packed = packed.clone()
         taken.add(packed.untyped_storage().data_ptr())
         result.append(packed)

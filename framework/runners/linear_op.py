@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from framework.runners.functions import first_order, no_gradients, own
+from framework.runners.functions import first_order, no_gradients, no_second_order, own
 from framework.steps import Addend, Linear
 
 if TYPE_CHECKING:
@@ -104,3 +104,4 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
 
 
 torch.library.register_autograd("intrastream::linear", _backward, setup_context=_save)
+torch.library.register_autograd("intrastream::linear_backward", no_second_order)

@@ -162,9 +162,7 @@ def _sent(loop: TorchLoop, chunk: Chunk, v: dict[str, Any], source: Source, shif
     distance, front = abs(op.shift), pads(c)[1]
     if chunk.masks:
         return v[f"C{shift}"][front + t] * chunk.masks[distance][t]
-    total = torch.zeros((), dtype=v["G"].dtype if "G" in v else None)
-    if f"C{shift}" in v:
-        total = v[f"C{shift}"][t % distance]
+    total = v[f"C{shift}"][t % distance] if f"C{shift}" in v else loop._like(v).new_zeros(())
     for k in source.direct.get(shift, ()):
         run = c.runs[k]
         total = total + v["G"][front + t, :, run.lo : run.hi] @ v[f"w{k}"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from framework.component import Component
@@ -128,7 +127,7 @@ class TorchLoop(LoopRunner):
         for distance, mask in chunk.masks.items():
             v[f"K{distance}"] = mask
         like = self._like(v)
-        v["const"] = lambda value: torch.tensor(value, dtype=like.dtype, device=like.device)
+        v["const"] = lambda value: like.new_full((), value)  # torch.tensor would copy it from the host
         return v
 
     def allocate(self, source: Source, chunk: Chunk, like: Tensor, block: int, v: dict[str, Any]) -> None:
