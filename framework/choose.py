@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from framework import persistent_fit
 from framework.component import Component
 from framework.errors import ConfigError
 from framework.machine import CPU, Machine
@@ -43,6 +44,7 @@ def _exchanges(c: Component, machine: Machine) -> str:
 # In the order in which `auto` asks. Adding a runner is adding a row here, and one to network.RUNNERS.
 TABLE: tuple[Runner, ...] = (
     Runner("elementwise", _exchanges, ("cuda",)),
+    Runner("persistent", persistent_fit.refuses, ("cuda",)),
     Runner("torch", lambda c, machine: ""),
 )
 

@@ -20,6 +20,7 @@ from framework.runners.loop import LoopRunner
 from framework.runners.place import machine_of
 from framework.runners.torch_loop import TorchLoop
 from framework.runners.triton_elementwise import ElementwiseLoop
+from framework.runners.triton_persistent import PersistentLoop
 from framework.state import State
 from framework.steps import Pack
 
@@ -28,6 +29,7 @@ Value = Tensor | Mapping[str, Tensor]
 # The class behind each name of the runner table (choose.TABLE).
 RUNNERS: Mapping[str, Callable[[Component, Plan], LoopRunner]] = {
     "elementwise": lambda c, plan: ElementwiseLoop(c),
+    "persistent": lambda c, plan: PersistentLoop(c),
     "torch": lambda c, plan: TorchLoop(c, stepwise=plan.parallel == "none"),
 }
 

@@ -6,10 +6,10 @@ Philox-4x32-10 (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2
 
 from __future__ import annotations
 
-import zlib
-
 import torch
 from torch import Tensor
+
+from framework.masks import key_of
 
 _LOW = 0xFFFFFFFF
 _ROUND_A, _ROUND_B = 0xD2511F53, 0xCD9E8D57
@@ -42,11 +42,6 @@ def _bits(k0: int | Tensor, k1: int, counter: Tensor) -> Tensor:
 
 
 @torch.compiler.assume_constant_result
-def key_of(name: str) -> int:
-    """The 32 bits by which the mask called `name` differs from all others."""
-    return zlib.crc32(name.encode())
-
-
 def mask(
     seed: int | Tensor,
     key: str,

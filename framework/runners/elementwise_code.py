@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from framework.cell import Op
 from framework.component import Component
 from framework.derivative import derive
+from framework.masks import with_masks
 from framework.ops import TABLE
 
 if TYPE_CHECKING:
@@ -25,25 +24,6 @@ def widened(c: Component) -> Component:
     size = max(op.size for op in c.cell)
     cell = tuple(op._replace(size=size) if op.kind in ("ext", "param") else op for op in c.cell)
     return replace(c, cell=cell)
-
-
-def with_masks(c: Component, ops: Sequence[Op], training: bool) -> tuple[Op, ...]:
-    """`ops`, which begin with the component's cell, with random masks in the place of values from outside;
-    training=False: with their means.
-    """
-
-    def mask(op: Op) -> Op:
-        found = c.masks.get(op.lo) if op.kind == "ext" else None
-        if found is None:
-            return op
-        return found if training else Op("const", value=mean(found))
-
-    return tuple(mask(op) for op in ops)
-
-
-def mean(mask: Op) -> float:
-    """The mean of a random mask: what stands for it without training."""
-    return (1.0, mask.value, 1.0 - mask.value)[mask.lo]
 
 
 def cell_of(c: Component, training: bool) -> Cell:

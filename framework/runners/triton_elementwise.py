@@ -15,7 +15,7 @@ from torch import Tensor
 
 from framework.component import Component
 from framework.errors import ConfigError
-from framework.random import key_of
+from framework.masks import key_of
 from framework.runners.elementwise_code import backward_code, forward_code, widened
 from framework.runners.loop import Chunk, Kept, LoopRunner
 

@@ -49,7 +49,13 @@ LADDER = {
 }
 TORCH_FREE = 2  # rungs up to this one know no torch
 CONFIG_EDGE = {"framework.options", "framework.mistakes", "framework.config"}  # hydra and omegaconf stop here
-TABLES = {"kernels.launch"}  # data without torch and triton, which plans read lazily
+# Data and text without torch and triton, which plans read lazily.
+TABLES = {
+    "kernels.launch",
+    "kernels.persistent_cell",
+    "kernels.persistent_layout",
+    "kernels.persistent_source",
+}
 DISTRIBUTIONS = {  # import name -> what pyproject.toml calls it, where they differ
     "yaml": "pyyaml",
     "hydra": "hydra-core",

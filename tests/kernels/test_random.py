@@ -7,7 +7,8 @@ import torch
 import triton
 import triton.language as tl
 
-from framework.random import key_of, mask, philox
+from framework.masks import key_of
+from framework.random import mask, philox
 from kernels.random import drop_mask, random_bits, renewal_mask, zoneout_mask
 
 

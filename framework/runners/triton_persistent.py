@@ -1,0 +1,295 @@
+"""The `persistent` runner: loops with products in them, all steps in one Triton launch, weights on the chip.
+
+Same tensors in and out as every runner. On a CPU it runs only under Triton's interpreter, for tests.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from framework.component import Component
+from framework.errors import ConfigError
+from framework.persistent import (
+    backward_code,
+    blocks_of,
+    derivative_of,
+    forward_code,
+    layout_of,
+    saved_of,
+)
+from framework.runners.loop import Chunk, Kept, LoopRunner
+from framework.runners.products import outer
+
+if TYPE_CHECKING:
+    from kernels.persistent_cell import Derivative, Saved
+    from kernels.persistent_layout import Layout
+    from kernels.persistent_source import Kernel
+
+
+class PersistentLoop(LoopRunner):
+    """One component, compiled on first use."""
+
+    own_masks = True
+
+    def __init__(self, c: Component):
+        self.c = c
+        self.ext = [i for i in range(len(c.ext)) if i not in c.masks]  # numbers of those that a call brings
+        self.blocks = blocks_of(c)
+        self.vectors = list(dict.fromkeys(op.name for op in c.cell if op.kind == "param"))
+        self.singles = [*self.vectors, *self.blocks]
+        self._code: dict[Any, tuple[Kernel, ModuleType]] = {}
+        self._derivatives: dict[frozenset[int], Derivative] = {}
+        self._saved: Saved | None = None
+        self._layout: Layout | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies make their modules again: those cannot be copied or pickled."""
+        return {**self.__dict__, "_code": {}}
+
+    def check_device(self, device: str) -> None:
+        """Raises ConfigError for a CPU, unless Triton interprets."""
+        if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+            cause = "'persistent' runs on GPUs, the network is on a CPU"
+            raise ConfigError("runner", cause, "Move it to a GPU, or take runner=auto.")
+
+    @property
+    def layout(self) -> Layout:
+        """How the loop is spread over programs."""
+        if self._layout is None:
+            self._layout = layout_of(self.c)
+        return self._layout
+
+    @property
+    def saved(self) -> Saved:
+        """What a forward leaves for its backward beside stored nodes."""
+        if self._saved is None:
+            self._saved = saved_of(self.c)
+        return self._saved
+
+    @property
+    def stored(self) -> list[int]:
+        """Ops whose values are stored at every step: states, other outputs but reads."""
+        ids = [self.c.roots[n] for n in self.c.states]
+        return list(
+            dict.fromkeys([*ids, *(at for _, at in self.c.outputs if self.c.cell[at].kind != "shift")])
+        )
+
+    def derivative(self, given: frozenset[int]) -> Derivative:
+        """The derivative when the outputs `given` (ops of the cell) receive gradients."""
+        known = self._derivatives.get(given)
+        if known is None:
+            known = self._derivatives[given] = derivative_of(self.c, given)
+        return known
+
+    def code(
+        self, chunk: Chunk, train: bool, given: frozenset[int] | None = None
+    ) -> tuple[Kernel, ModuleType]:
+        """Generated source and its module: forward, or backward of the outputs `given`."""
+        masked, training = bool(chunk.masks), chunk.seed is not None and bool(self.c.masks)
+        known = self._code.get((train, masked, training, given))
+        if known is None:
+            from kernels.persistent import compile_code
+
+            if given is None:
+                code = forward_code(self.c, self.layout, train, masked, training)
+            else:
+                code = backward_code(self.c, self.layout, masked, given, training)
+            known = self._code[train, masked, training, given] = (code, compile_code(code, self.c.name))
+        return known
+
+    def run(
+        self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], train: bool
+    ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+        """See `LoopRunner.run`."""
+        v = self.environment(chunk, n_ext, tensors)
+        kept = self._buffers(chunk, v, train)
+        self._launch(chunk, self.code(chunk, train), v | kept)
+        return tuple(self.value(chunk, v | kept, at).detach() for _, at in self.c.outputs), kept
+
+    def environment(self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The tensors of one call by the names of kernel arguments; vector weights as `par <name>`."""
+        c, at, v = self.c, iter(tensors), dict[str, Tensor]()
+        if c.targets:
+            v["pre"] = next(at)
+        assert n_ext == len(self.ext), (n_ext, self.ext)
+        v |= {f"ext{i}": next(at) for i in self.ext}
+        v |= {f"w{k}": next(at).contiguous() for k in range(len(c.runs))}
+        v |= {f"par {name}": next(at).contiguous() for name in self.vectors}
+        v |= {f"w{k}": next(at).contiguous() for k in range(len(c.runs), len(c.runs) + len(self.blocks))}
+        v |= {f"boundary {node}": next(at) for node in c.states}
+        v |= {f"init{i}": next(at).contiguous() for i in range(len(c.states))}
+        v |= {f"keep{d}": x.squeeze(-1).contiguous() for d, x in chunk.masks.items()}
+        return v
+
+    def _launch(self, chunk: Chunk, made: tuple[Kernel, ModuleType], v: Mapping[str, Tensor]) -> None:
+        from kernels.persistent import launch
+
+        code, module = made
+        named = {f"par{i}": v[f"par {name}"] for i, name in enumerate(code.par)}
+        launch(code, module, self.layout, chunk.steps, chunk.lanes, int(chunk.seed or 0), {**v, **named})
+
+    def keeps(self, chunk: Chunk) -> dict[str, Kept]:
+        """Stored ops [front + T + back, B, size], and what else the backward needs [T, B, size]."""
+        c, steps, lanes, reach = self.c, chunk.steps, chunk.lanes, max(self.c.states.values())
+        out = {f"node{at}": Kept((steps + reach, lanes, c.cell[at].size)) for at in self.stored}
+        return out | {f"extra{at}": Kept((steps, lanes, c.cell[at].size)) for at in self.saved.extra}
+
+    def _buffers(self, chunk: Chunk, v: Mapping[str, Tensor], train: bool) -> dict[str, Tensor]:
+        """What `keeps` says, with boundary steps in place."""
+        c = self.c
+        like, reach = v[f"boundary {next(iter(c.states))}"], max(c.states.values())
+        kept = {n: k for n, k in self.keeps(chunk).items() if train or n.startswith("node")}
+        out = {name: like.new_empty(k.shape) for name, k in kept.items()}
+        for node, distance in c.states.items():
+            start = reach - distance if c.direction > 0 else chunk.steps
+            out[f"node{c.roots[node]}"][start : start + distance] = v[f"boundary {node}"]
+        return out
+
+    @property
+    def front(self) -> int:
+        """Boundary steps before the chunk in stored values."""
+        return max(self.c.states.values()) if self.c.direction > 0 else 0
+
+    def value(self, chunk: Chunk, v: Mapping[str, Tensor], at: int) -> Tensor:
+        """The sequence [T, B, size] of an op of the cell that is stored or kept, or read at another step."""
+        c, op, front = self.c, self.c.cell[at], self.front
+        if op.kind == "const":
+            like = v[f"node{self.stored[0]}"]
+            return like.new_full((1,), op.value).expand(chunk.steps, chunk.lanes, 1)
+        if op.kind == "shift":
+            x = v[f"node{c.roots[op.name]}"][front + op.shift :][: chunk.steps]
+            if not chunk.masks:
+                return x
+            return torch.where(chunk.masks[abs(op.shift)], x, v[f"init{list(c.states).index(op.name)}"])
+        if f"node{at}" in v:
+            return v[f"node{at}"][front : front + chunk.steps]
+        if at in self.saved.columns:
+            return v["pre"][..., self.saved.columns[at] :][..., : op.size]
+        return v[f"extra{at}"]
+
+    def gradients_of(
+        self,
+        chunk: Chunk,
+        n_ext: int,
+        tensors: Sequence[Tensor],
+        kept: dict[str, Tensor],
+        dy: Sequence[Tensor | None],
+        wanted: Sequence[bool],
+    ) -> Sequence[Tensor | None]:
+        """See `LoopRunner.gradients_of`."""
+        c, v = self.c, self.environment(chunk, n_ext, tensors) | kept
+        grads = {at: g for (_, at), g in zip(c.outputs, dy, strict=True) if g is not None}
+        given = frozenset(grads)
+        made = self.code(chunk, True, given)
+        code = made[0]
+        v |= {f"grad{at}": g for at, g in grads.items()}
+        d = self.derivative(given)
+        found = self._gradient_buffers(chunk, code, d, v)
+        self._launch(chunk, made, v | found)
+        v |= found
+        out: list[Tensor | None] = [v["d_pre"]] if c.targets else []
+        out += [v.get(f"d_ext{i}") for i in self.ext]
+        weights = self._matrices(chunk, v, d)
+        out += [weights.get(f"run {k}") for k in range(len(c.runs))]
+        place = {name: i for i, name in enumerate(code.d_par)}
+        for name in self.vectors:
+            found = v[f"d_par{place[name]}"][:, 0].sum(0) if name in place else None
+            out.append(None if found is None else found.to(v[f"par {name}"].dtype))
+        out += [weights.get(name) for name in self.blocks]
+        return [*out, *self._boundaries(chunk, v), *self._initial(v)]
+
+    def _gradient_buffers(
+        self, chunk: Chunk, code: Kernel, d: Derivative, v: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """What a backward kernel writes."""
+        c, layout = self.c, self.layout
+        steps, lanes, tiles = chunk.steps, chunk.lanes, -(-chunk.lanes // layout.lanes)
+        like = v[f"node{self.stored[0]}"]
+        wide = torch.promote_types(like.dtype, torch.float32)
+        out: dict[str, Tensor] = {}
+        sizes = {op.name: op.size for op in c.cell if op.kind == "param"}
+        exts = {op.lo: op.size for op in c.cell if op.kind == "ext"}
+        if c.targets:
+            reached = sum(c.cell[at].size for at in d.pre)
+            make = torch.zeros if reached < c.width else torch.empty
+            out["d_pre"] = make((steps, lanes, c.width), dtype=like.dtype, device=like.device)
+        for argument in code.arguments:
+            name = argument[2:]
+            rest = name[5:]  # of the first two kinds: their number
+            if name.startswith("d_ext"):
+                size = (steps, lanes, exts[int(rest)])
+                out[name] = like.new_empty(size)
+            elif name.startswith("d_par"):
+                out[name] = like.new_empty((tiles, 2, sizes[code.d_par[int(rest)]]), dtype=wide)
+            elif name.startswith("lost"):
+                out[name] = like.new_empty((tiles, 2, c.cell[int(name[4:])].size), dtype=wide)
+            elif name.startswith("edge"):
+                at = int(name[4:].partition("_")[0])
+                out[name] = like.new_empty((lanes, c.cell[at].size), dtype=wide)
+            elif name.startswith("far"):
+                out[name] = like.new_empty((steps, lanes, c.cell[int(name[3:])].size), dtype=wide)
+            elif name.startswith("factor"):
+                out[name] = like.new_empty((steps, lanes, d.ops[int(name[6:])].size))
+        return out
+
+    def _matrices(self, chunk: Chunk, v: Mapping[str, Tensor], d: Derivative) -> dict[str, Tensor]:
+        """Gradients of the matrices: `run <number>`, or by name for block-diagonal ones."""
+        c, out = self.c, dict[str, Tensor]()
+        reached = {name for kind, name, _, _ in d.products if kind == "full"}
+        for k, run in enumerate(c.runs):
+            if reached.isdisjoint(name for name, _, _ in run.weights):
+                continue
+            g = v["d_pre"][..., run.lo : run.hi]
+            out[f"run {k}"] = outer(_flat(g), _flat(self.value(chunk, v, run.source)))
+        for kind, name, g_op, source in d.products:
+            if kind != "block":
+                continue
+            n = v[f"w{len(c.runs) + self.blocks.index(name)}"].shape[0]
+            g, x = v[f"factor{g_op}"], self.value(chunk, v, source)
+            part = torch.einsum(
+                "ngo,ngk->gok", _flat(g).unflatten(-1, (n, -1)), _flat(x).unflatten(-1, (n, -1))
+            )
+            out[name] = out[name] + part if name in out else part
+        return out
+
+    def _boundaries(self, chunk: Chunk, v: Mapping[str, Tensor]) -> list[Tensor]:
+        """Gradients of the steps outside of the chunk, [distance, B, size] for each state."""
+        c, total = self.c, dict[str, Tensor]()
+        for node, distance in c.states.items():
+            like = v[f"node{c.roots[node]}"]
+            wide = torch.promote_types(like.dtype, torch.float32)
+            total[node] = like.new_zeros((distance, chunk.lanes, like.shape[-1]), dtype=wide)
+        for at, op in enumerate(c.cell):
+            if op.kind != "shift":
+                continue
+            distance = abs(op.shift)
+            for k in range(min(distance, chunk.steps)):
+                if f"far{at}" in v:
+                    row = v[f"far{at}"][k if c.direction > 0 else chunk.steps - 1 - k]
+                elif f"edge{at}_{k + 1}" in v:
+                    row = v[f"edge{at}_{k + 1}"]
+                else:
+                    continue
+                total[op.name][c.states[op.name] - distance + k if c.direction > 0 else distance - 1 - k] += (
+                    row
+                )
+        return [x.to(v[f"node{c.roots[node]}"].dtype) for node, x in total.items()]
+
+    def _initial(self, v: Mapping[str, Tensor]) -> list[Tensor | None]:
+        """Gradients of initial values, where resets or lengths cut a read off."""
+        out: list[Tensor | None] = []
+        for i, node in enumerate(self.c.states):
+            reads = [at for at, op in enumerate(self.c.cell) if op.kind == "shift" and op.name == node]
+            parts = [v[f"lost{at}"][:, 0].sum(0) for at in reads if f"lost{at}" in v]
+            out.append(torch.stack(parts).sum(0).to(v[f"init{i}"].dtype) if parts else None)
+        return out
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])

@@ -1,0 +1,99 @@
+"""Launches of the persistent kernels: which tensor is which argument (for source: `persistent_source.py`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.codecache import load
+from kernels.launch import current_chip
+from kernels.persistent_layout import Layout
+from kernels.persistent_source import Kernel, module_text
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A tensor [T, B, size] of which step and lane are one dimension; unit: 0 if all units share a number."""
+
+    tensor: Tensor
+    lane: int
+    unit: int
+
+
+def as_rows(x: Tensor) -> Rows:
+    """x [T, B, size] for the kernels; copied only where its strides do not fit."""
+    steps, lanes, size = x.shape
+    unit = 0 if size > 1 and x.stride(2) == 0 else 1
+    lane = x.stride(0) if lanes == 1 else x.stride(1)
+    packed = steps == 1 or x.stride(0) == lanes * lane
+    if packed and (size == 1 or x.stride(2) == unit):
+        return Rows(x, lane, unit)
+    return Rows(x.contiguous(), size, 1)
+
+
+def compile_code(code: Kernel, label: str, folder: Path | None = None) -> ModuleType:
+    """The generated kernel as a module, kept in `folder` (see `codecache`)."""
+    return load(module_text([code]), label, folder)
+
+
+def launch(
+    code: Kernel,
+    module: ModuleType,
+    layout: Layout,
+    steps: int,
+    lanes: int,
+    seed: int,
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Run a kernel on `tensors`, by the names of its arguments without `p_` (see `Kernel`).
+
+    ext and grad [T, B, size] may have any strides; all others are packed. seed: of random masks.
+    """
+    arguments: dict[str, Any] = {}
+    for name in code.arguments:
+        x = tensors[name[2:]]
+        if name.startswith(("p_ext", "p_grad")):
+            rows = as_rows(x)
+            x = rows.tensor
+            arguments[f"s_{name[2:]}"], arguments[f"s_unit_{name[2:]}"] = rows.lane, rows.unit
+        else:
+            assert x.is_contiguous(), name
+        arguments[name] = x
+    dtype = next(x.dtype for x in tensors.values() if x.is_floating_point())
+    like = next(iter(tensors.values()))
+    if code.draws:
+        arguments["seed"] = int32(seed)
+    kernel = getattr(module, code.name)
+    kernel[(triton.cdiv(lanes, layout.lanes),)](
+        **arguments,
+        T=steps,
+        B=lanes,
+        BB=layout.lanes,
+        COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32,
+        PRECISION=precision(like.device, dtype),
+        num_warps=layout.warps,
+        enable_fp_fusion=True,
+    )
+
+
+def precision(device: torch.device, dtype: torch.dtype) -> str:
+    """How products of float32 are made: as torch's are told to; without tf32, on tensor cores of NVIDIA in
+    three parts, whose error is that of float32 (ieee products without tensor cores break LLVM at 64 units).
+    """
+    chip = current_chip(device).name
+    if dtype != torch.float32 or chip in ("interpreter", "gfx9"):
+        return "ieee"
+    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+
+
+def int32(x: int) -> int:
+    """The low 32 bits as a signed number: another type of argument would compile again."""
+    return (x + 2**31) % 2**32 - 2**31
