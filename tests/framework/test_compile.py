@@ -105,7 +105,7 @@ def results(run: Callable[..., Any], net: Network, x: Tensor, chunks: int = 1, *
 
 
 def close(got: Tensor, want: Tensor, name: str) -> None:
-    """To rounding: a product of tensors at other addresses may add up in another order, and so may gradients."""
+    """To rounding: a product of tensors at other addresses may add up in another order; so may gradients."""
     assert got.dtype == want.dtype and got.shape == want.shape, name
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6, msg=lambda m: f"{name}: {m}")
 
