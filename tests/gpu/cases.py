@@ -22,14 +22,29 @@ DENSE = (
 )  # fmt: skip
 ELEMENTWISE = ("indrnn", "mingru", "minlstm", "sru")
 
-# Runner -> the shared cells that it must take. A runner joins all tests by its line here.
-RUNNERS: dict[str, tuple[str, ...]] = {
-    "torch": DENSE + ELEMENTWISE,
-    "elementwise": ELEMENTWISE,
+
+@dataclass(frozen=True)
+class Takes:
+    """What a runner is tested with: the shared cells that it must take; `units` of a usual test; other
+    `sizes` (lanes, units); the dtype of random graphs, and how many. `off`: how far off those in float64 may
+    be.
+    """
+
+    cells: tuple[str, ...]
+    units: int
+    sizes: tuple[tuple[int, int], ...] = ()
+    kind: torch.dtype = torch.float64
+    off: float = 0.0
+    graphs: int = 60
+
+
+# A runner joins all tests by its line here.
+RUNNERS = {
+    "torch": Takes(DENSE + ELEMENTWISE, 33, off=1e-9),
+    # The tanh of kernels is a polynomial near 0: 1e-7 in float64.
+    "elementwise": Takes(ELEMENTWISE, 129, ((1, 1), (1, 64), (64, 128), (17, 1000)), off=1e-7, graphs=30),
 }
-PAIRS = [(runner, cell) for runner, cells in RUNNERS.items() for cell in cells]
-# Runner -> how far random graphs in float64 may be off: the tanh of kernels errs by 9e-9 near 0.
-RANDOM = {"torch": 1e-9, "elementwise": 1e-7}
+PAIRS = [(runner, cell) for runner, takes in RUNNERS.items() for cell in takes.cells]
 FEATURES = 3  # more than units
 
 

@@ -21,7 +21,7 @@ OWN = ("fake_driver.py", "inspect_code.py", "compile_worker.py")
 GENERATORS = (
     "framework/cell.py", "framework/component.py", "framework/derivative.py", "framework/ops.py",
     "framework/runners/loop.py", "framework/runners/triton_*.py", "framework/runners/*_code.py",
-    "conf/cell/*.yaml",
+    "conf/cell/*.yaml", "tests/gpu/cases.py",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from framework.cells import CONF, yaml_names
+from tests.compare import Results
 from tests.gpu import bodies, cases
 
 ROOT = Path(__file__).parents[2]
@@ -64,9 +65,10 @@ def test_replays(runner: str, cell: str, backward: bool):
     bodies.replays(runner, cell, "cpu", 5, 2, 5, backward)
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("runner", cases.RUNNERS)
-def test_random_graphs(runner: str):
-    bodies.random_graphs(runner, "cpu", range(6))
+def test_random_graphs(runner: str, kind: torch.dtype):
+    bodies.random_graphs(runner, "cpu", range(5), kind)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
@@ -89,11 +91,25 @@ def test_too_far_sees_what_is_wrong():
     assert len(cases.too_far({"y": spoilt}, own, exact)) == 2
 
 
+def test_largest_error_sees_what_is_wrong():
+    right = {"a": torch.tensor([1.0, 4.0], dtype=torch.float64), "b": None, "c": torch.zeros(2)}
+    want = Results({}, None, right)
+
+    def off(**tensors: torch.Tensor | None) -> float:
+        return bodies.largest_error(Results({}, None, {**right, **tensors}), want)
+
+    assert off() == off(b=torch.zeros(1)) == off(c=None) == 0
+    assert off(a=torch.tensor([1.0, 4.4])) == pytest.approx(0.1)
+    for wrong in (None, torch.tensor([float("nan"), 4.0])):
+        assert off(a=wrong) == float("inf")
+    assert off(b=torch.ones(1)) == float("inf")
+
+
 def test_a_runner_that_does_not_take_a_cell_is_a_failure():
     with pytest.raises(AssertionError, match="elementwise"):
         cases.network(cases.graph_of("lstm", 4), "elementwise", "cpu", torch.float32)
     with pytest.raises(AssertionError, match="none of these graphs"):
-        bodies.random_graphs("elementwise", "cpu", range(0))
+        bodies.random_graphs("elementwise", "cpu", range(0), torch.float64)
 
 
 # What is not installed is not found: every finder of modules gives None for it.
