@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -305,3 +307,36 @@ def test_a_wrong_input_is_an_error_that_names_it():
     run = torch.compile(net, backend="eager")
     with pytest.raises(ConfigError, match=r"x\['x'\]: shape"):
         run(torch.zeros(STEPS, LANES, SIZE + 1))
+
+
+def test_lengths_that_do_not_fit_are_clamped():
+    """Their values are not looked at while a graph is recorded."""
+    net = network("lstm")
+    run = torch.compile(net, fullgraph=True, backend="aot_eager")
+    x = batch(net)
+    y, _ = run(x, lengths=torch.tensor([STEPS + 5, -3, 2]))
+    want, _ = net(x, lengths=torch.tensor([STEPS, 0, 2]))
+    close(y["y"], want["y"], "y")
+
+
+def test_a_weight_that_no_gradient_reaches_gets_zeros():
+    """An operator gives a tensor for each; uncompiled it is None."""
+    nodes = {"h": {"size": 4, "is": "tanh(full(x) + stop(full(h[t-1])))"}}
+    net = Network(load_graph({"inputs": {"x": {"size": SIZE}}, "nodes": nodes, "outputs": ["h"]}))
+    x = batch(net)
+    net(x)[0].sum().backward()
+    assert net.grads()["h:full(h[t-1])"] is None
+    net.zero_grad()
+    torch.compile(net, fullgraph=True, backend="aot_eager")(x)[0].sum().backward()
+    found = net.grads()["h:full(h[t-1])"]
+    assert found is not None and not found.any()
+
+
+def test_example_of_the_docs():
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    (example,) = [b for b in re.findall(r"```python\n(.*?)```", text, re.S) if "torch.compile" in b]
+    quick = example.replace("fullgraph=True", 'fullgraph=True, backend="aot_eager"')
+    assert quick != example
+    names: dict[str, Any] = {}
+    exec(quick, names)
+    assert names["y"].shape == (100, 8, 39)
