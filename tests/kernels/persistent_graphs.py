@@ -1,0 +1,80 @@
+"""Graphs whose loops `persistent` must run, and networks of them; for its tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framework import Network, load_graph
+from framework.graph import Graph
+from framework.runners.triton_persistent import PersistentLoop
+from tests.compare import assert_same, assert_same_state, copy_weights, run_network, run_oracle
+from tests.graphs import Batch
+from tests.oracle import random_weights
+
+# In float64, relative to the largest number of a tensor. The kernels' tanh near 0 is a polynomial for float32
+# that errs by 2e-10 in float64 (`activations.py`); a loop of some steps, and its derivative, add up and
+# amplify that, rarely by more than 100.
+TOLERANCE = 2e-8
+CELLS = (
+    "clockwork", "gru", "gru_cudnn", "indrnn", "lstm", "lstm_cifg", "lstm_norm", "lstm_peephole",
+    "lstm_projection", "mgu", "mingru", "minlstm", "mlstm", "nas", "rhn", "rnn_relu", "rnn_tanh", "scrn",
+    "sru", "ugrnn",
+)  # fmt: skip
+
+
+def of_cell(cell: str, size: int, backward: bool = False, features: int = 3) -> dict[str, Any]:
+    """A graph of one shared cell."""
+    inputs: dict[str, Any] = {"x": {"size": features}}
+    node: dict[str, Any] = {"cell": cell, "size": size, "in": "x", "backward": backward}
+    if cell == "clockwork":
+        inputs["mask"], node["in"] = {"size": 1}, {"x": "x", "mask": "mask"}
+    return {"inputs": inputs, "nodes": {"l": node}, "outputs": ["l"]}
+
+
+def network(source: Mapping[str, Any] | Graph, runner: str = "persistent", **options: Any) -> Network:
+    """A network in float64. Raises AssertionError when a loop with a state has another runner."""
+    net = Network(load_graph(source) if isinstance(source, Mapping) else source, runner=runner, **options)
+    net = net.double()
+    for loop in net.loops:
+        assert isinstance(loop, PersistentLoop) == (runner == "persistent"), loop.c.name
+    return net
+
+
+def check(
+    source: Mapping[str, Any],
+    chunks: list[Batch],
+    seed: int = 0,
+    training: bool = False,
+    tolerance: float = TOLERANCE,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Outputs, last states and all gradients: those of the oracle, and of the torch runner, to `tolerance`.
+
+    One backward goes through all chunks. training: random masks are drawn, in all from the same seed.
+    """
+    graph = load_graph(source)
+    weights = random_weights(graph, seed) if weights is None else weights
+    found = []
+    for runner in ("persistent", "torch"):
+        net = network(graph, runner).train(training)
+        copy_weights(net, weights)
+        seeds = watch_seeds(net)
+        torch.manual_seed(seed)
+        found.append((run_network(net, chunks, seed), list(seeds)))
+    (got, seeds), (by_torch, again) = found
+    assert seeds == again
+    want = run_oracle(graph, weights, chunks, seed, training, mask_seeds=seeds if training else None)
+    assert_same(got, want, source, tolerance)
+    assert_same_state(got.state, want.state, source, tolerance)
+    assert_same(got, by_torch, source, tolerance)
+
+
+def watch_seeds(net: Network) -> list[int]:
+    """Fills, call by call, with the seed that the network drew for its masks."""
+    seeds: list[int] = []
+    net.register_forward_hook(lambda *_: seeds.append(net.seed))
+    return seeds
