@@ -30,7 +30,7 @@ Value = Tensor | Mapping[str, Tensor]
 RUNNERS: Mapping[str, Callable[[Component, Plan], LoopRunner]] = {
     "elementwise": lambda c, plan: ElementwiseLoop(c),
     "persistent": lambda c, plan: PersistentLoop(c),
-    "torch": lambda c, plan: TorchLoop(c, stepwise=plan.parallel == "none"),
+    "torch": lambda c, plan: TorchLoop(c, plan.parallel == "none", plan.products.by),
 }
 
 

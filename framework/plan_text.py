@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from framework.component import phases_of
 from framework.memory import flops, kept
 from framework.plan_names import Values, add_up, join_names, join_terms, node_of, number, scaled, term_of
-from framework.products import product_text, products_text
+from framework.products import gradient_text, product_text, products_text
 from framework.reasons import cycle_text, node_groups
 from framework.steps import Addend, Linear, Loop, Map, Pack
 
@@ -231,6 +231,10 @@ class _Rows:
             cols = c.cell[run.source].size
             what = f"  in loop: {phase}{join_terms(names)} -> {join_names([node_of(w) for w in names])}"
             yield "", what, f"[B, {cols}] x [{cols}, {run.hi - run.lo}]"
+            if choice.runner == "torch" and c.delay:
+                who = gradient_text(plan.machine, plan.products.by, run.hi - run.lo, cols, c.width, run.lo)
+                if who != "by torch":
+                    yield "", f"    gradient of the weights, after the loop: {who}", ""
         for (phase, term, cost), nodes in self._singles(c).items():
             mark = f"phase {phase}: " if phase and c.phases > 1 else ""
             yield "", f"  in loop: {mark}{term} -> {join_names(nodes)}", cost

@@ -53,9 +53,14 @@ def product_text(machine: Machine, by: By, n: int, k: int, width: int, lo: int) 
     """
     forward = _one(machine, by, ROWS, n, k, (k, k), 0)
     dx = _one(machine, by, ROWS, k, n, (width, k), lo)
-    dw = _one(machine, by, n, k, ROWS, (width, k), lo)
+    dw = gradient_text(machine, by, n, k, width, lo)
     alike = {forward, dx, dw} == {"by torch"}
     return forward, "" if alike else f"gradients: of the input {dx}; of the weights {dw}"
+
+
+def gradient_text(machine: Machine, by: By, n: int, k: int, width: int, lo: int) -> str:
+    """Who does the gradient of weights [n, k], from columns from `lo` of a buffer of `width`."""
+    return _one(machine, by, n, k, ROWS, (width, k), lo)
 
 
 def _one(machine: Machine, by: By, m: int, n: int, k: int, strides: tuple[int, int], first: int) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from framework.derivative import Backward
 from framework.runners.emit import Place
 from framework.runners.functions import run_loop
-from framework.runners.products import outer
+from framework.runners.hoisted_products import products_by
 from framework.runners.source import Source, pads
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _run_weights(
                 total.addmm_(g[t].t(), x[t])
             out.append(total)
         else:
-            out.append(outer(_flat(g), _flat(x)))
+            out.append(products_by(loop.by, g.device).dw(_flat(g), _flat(x)))
     return out
 
 
@@ -115,9 +115,7 @@ def _single(
         x = _source(loop, chunk, v, source, m.source)
         w = v[loop.weights[name]]
         if m.kind == "gather":
-            rows = x.reshape(-1)
-            part = g.new_zeros(w.shape[0] + 1, w.shape[1])
-            part = part.index_add_(0, torch.where(rows < 0, w.shape[0], rows), _flat(g))[:-1]
+            part = products_by(loop.by, g.device).dtable(x.reshape(-1), _flat(g), w.shape[0])
         else:
             by_group = _flat(g).unflatten(-1, (w.shape[0], w.shape[1]))
             part = torch.einsum("ngo,ngk->gok", by_group, _flat(x).unflatten(-1, (w.shape[0], -1)))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from framework.component import Component
 from framework.derivative import Backward, derive
+from framework.products import By
 from framework.runners import functions
 from framework.runners.emit import Place
 from framework.runners.loop import Chunk, Kept, LoopRunner
@@ -26,9 +27,10 @@ from framework.runners.torch_gradients import gradients
 class TorchLoop(LoopRunner):
     """One component, compiled to Python source on first use."""
 
-    def __init__(self, c: Component, stepwise: bool = False):
+    def __init__(self, c: Component, stepwise: bool = False, by: By = "torch"):
         self.c = c
-        self.variant = "stepwise" if stepwise else ""
+        self.variant = f"{'stepwise ' * stepwise}{by}"
+        self.by: By = by  # who does the products over the whole chunk: gradients of weights
         self.stepwise = stepwise  # parallel="none": weight gradients step by step, too
         names = [name for run in c.runs for name, _, _ in run.weights]
         matrices = ("block", "gather", "param")

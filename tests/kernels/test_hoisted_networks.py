@@ -152,6 +152,19 @@ def test_network_equals_the_oracle(name, dtype, no_torch_products):
         assert_as_exact_as(*(together(some, exact, kind) for some in (result, reference, exact)))
 
 
+def test_step_by_step(no_torch_products):
+    """Nothing is hoisted, but gradients of tables: they are summed in a fixed order there, too."""
+    torch.manual_seed(3)
+    nets = [Network(GRAPHS["indices"], parallel="none", products=by) for by in ("torch", "triton")]
+    nets[1].load_state_dict(nets[0].state_dict())
+    inputs, dy = inputs_of(nets[0], torch.float32), {"y": torch.randn(STEPS, LANES, 5)}
+    want = outcome(nets[0], inputs, dy, {})
+    no_torch_products()
+    got = outcome(nets[1], inputs, dy, {})
+    for key, x in want.items():
+        torch.testing.assert_close(got[key], x)
+
+
 def together(runs: list[dict[str, Tensor]], exact: list[dict[str, Tensor]], kind: str) -> Tensor:
     """All numbers of tensors of a kind, each tensor relative to the largest number that it should hold."""
     assert all(run.keys() == right.keys() for run, right in zip(runs, exact, strict=True))
