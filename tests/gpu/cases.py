@@ -5,6 +5,7 @@ Nothing here needs a GPU: tests/kernels/test_gpu_bodies.py runs the same at tiny
 
 from __future__ import annotations
 
+import statistics
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,8 +42,10 @@ class Takes:
 # A runner joins all tests by its line here.
 RUNNERS = {
     "torch": Takes(DENSE + ELEMENTWISE, 33, off=1e-9),
-    # The tanh of kernels is a polynomial near 0: 1e-7 in float64.
+    # Kernels compute tanh for float32: that is 1e-7 in float64.
     "elementwise": Takes(ELEMENTWISE, 129, ((1, 1), (1, 64), (64, 128), (17, 1000)), off=1e-7, graphs=30),
+    # Weights of one program must fit a chip, which takes no float64.
+    "persistent": Takes((*DENSE, "sru"), 50, ((1, 1), (3, 16), (20, 33)), torch.float32, 1e-7, 10),
 }
 PAIRS = [(runner, cell) for runner, takes in RUNNERS.items() for cell in takes.cells]
 FEATURES = 3  # more than units
@@ -147,12 +150,14 @@ def too_far(
 ) -> list[str]:
     """What errs more than twice as much as the reference of the same dtype, over all or at some step.
 
-    Two roundings are granted where the reference happens to be nearly exact.
+    Where the reference happens to be nearly exact, twice its usual error is granted (the median over all
+    results: they come from the same chain of roundings), and two roundings.
     """
     assert got.keys() == reference.keys() == exact.keys()
     out = []
+    usual = statistics.median(relative(reference[name], want) for name, want in exact.items())
     for name, want in exact.items():
-        floor = torch.finfo(got[name].dtype).eps
+        floor = max(usual, torch.finfo(got[name].dtype).eps)
         measures = [relative, worst_step] if name == "y" else [relative]
         for measure in measures:
             error, own = measure(got[name], want), measure(reference[name], want)
