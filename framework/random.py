@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from framework.masks import key_of
+from framework.runners.functions import number_in_graphs
 
 _LOW = 0xFFFFFFFF
 _ROUND_A, _ROUND_B = 0xD2511F53, 0xCD9E8D57
 _KEY_A, _KEY_B = 0x9E3779B9, 0xBB67AE85
+_number_of = number_in_graphs(key_of)
 
 
 def _mul_hi_lo(constant: int, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,7 +43,6 @@ def _bits(k0: int | Tensor, k1: int, counter: Tensor) -> Tensor:
     return c0
 
 
-@torch.compiler.assume_constant_result
 def mask(
     seed: int | Tensor,
     key: str,
@@ -56,4 +57,4 @@ def mask(
     A seed that is a tensor [] (int64) is not looked at: graphs of torch.compile draw another in each call.
     """
     counter = torch.arange(steps * lanes * size, dtype=torch.int64, device=device)
-    return (_bits(seed & _LOW, key_of(key), counter) < int(p * 2**32)).view(steps, lanes, size)
+    return (_bits(seed & _LOW, _number_of(key), counter) < int(p * 2**32)).view(steps, lanes, size)

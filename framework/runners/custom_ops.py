@@ -9,17 +9,18 @@ microseconds.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from framework.runners.functions import first_order, no_gradients, no_second_order, own
+from framework.runners.functions import first_order, no_gradients, no_second_order, number_in_graphs, own
+from framework.runners.source import pads
 
 if TYPE_CHECKING:
-    from framework.runners.loop import Chunk, LoopRunner
+    from framework.runners.loop import Chunk, Kept, LoopRunner
 
 # What describes the call, the same in both operators. `runner`: a key of _RUNNERS.
 _CALL = "Tensor[] masks, Tensor? seed, int[] distances, str runner, int n_ext, SymInt steps, SymInt lanes"
@@ -39,7 +40,7 @@ torch.library.define(
 _RUNNERS: dict[str, LoopRunner] = {}
 
 
-@torch._dynamo.assume_constant_result
+@number_in_graphs
 def key_of(loop: LoopRunner) -> str:
     """The name of a loop inside operators; equal loops share one."""
     plain = replace(loop.c, members=frozenset())
@@ -82,6 +83,37 @@ def _loop(key: str) -> LoopRunner:
     return _RUNNERS[key]
 
 
+def _shown(loop: LoopRunner, kept: Mapping[Any, Kept]) -> dict[Any, int]:
+    """What a loop keeps that one of its outputs shows -> the number of this output.
+
+    An output may not be a view of what is kept, and two copies would cost memory until the backward: only the
+    output is kept, and the steps around it are put back for the backward.
+    """
+    number = {at: k for k, (_, at) in enumerate(loop.c.outputs)}
+    return {n: number[k.op] for n, k in kept.items() if k.dtype is None and k.op in number}
+
+
+def _kept_by(
+    loop: LoopRunner, chunk: Chunk, tensors: Sequence[Tensor], given: Sequence[Tensor]
+) -> dict[Any, Tensor]:
+    """What the loop has kept, from what the operator has: `given` ends with the outputs of `_shown`."""
+    kept = loop.keeps(chunk)
+    shown = _shown(loop, kept)
+    others = [name for name in kept if name not in shown]
+    found = dict(zip([*others, *shown], given, strict=True))
+    front, states = pads(loop.c)[0], loop.c.states
+    edges = dict(zip(states, tensors[len(tensors) - 2 * len(states) :], strict=False))
+    for name in shown:
+        whole = found[name].new_empty(kept[name].shape)
+        whole[front : front + chunk.steps] = found[name]
+        for node, distance in states.items():
+            if loop.c.roots[node] == kept[name].op:
+                start = front - distance if loop.c.direction > 0 else chunk.steps
+                whole[start : start + distance] = edges[node]
+        found[name] = whole
+    return {name: found[name] for name in kept}
+
+
 def _overwritten(loop: LoopRunner) -> bool:
     """Whether its first tensor is a hoisted buffer that it overwrites."""
     return bool(loop.c.targets) and loop.overwrites
@@ -106,9 +138,13 @@ def _run(
     given = list(tensors)
     if _overwritten(loop):
         given[0] = given[0].clone()
-    out, kept = loop.run(_chunk(masks, seed, distances, loop, steps, lanes), n_ext, given, train)
-    left = [given[0]] if train and _overwritten(loop) else []
-    return own([*out, *left, *(kept.values() if train else ())], tensors)
+    chunk = _chunk(masks, seed, distances, loop, steps, lanes)
+    out, kept = loop.run(chunk, n_ext, given, train)
+    if not train:
+        return own(out, tensors)
+    left = [given[0]] if _overwritten(loop) else []
+    shown = _shown(loop, loop.keeps(chunk))
+    return own([*out, *left, *(x for name, x in kept.items() if name not in shown)], tensors)
 
 
 @torch.library.register_fake("intrastream::loop")
@@ -130,7 +166,9 @@ def _run_fake(
         return out
     left = [tensors[0].new_empty(tensors[0].shape)] if _overwritten(loop) else []
     kept = loop.keeps(_chunk(masks, 0 if seed is not None else None, distances, loop, steps, lanes))
-    return [*out, *left, *(like.new_empty(k.shape, dtype=k.dtype or like.dtype) for k in kept.values())]
+    shown = _shown(loop, kept)
+    left += [like.new_empty(k.shape, dtype=k.dtype or like.dtype) for n, k in kept.items() if n not in shown]
+    return [*out, *left]
 
 
 @torch.library.impl("intrastream::loop_backward", "default")
@@ -150,8 +188,7 @@ def _gradients(
     """Gradients of the tensors that are wanted; zeros where the loop says that there is none."""
     loop = _loop(runner)
     chunk = _chunk(masks, seed, distances, loop, steps, lanes)
-    named = dict(zip(loop.keeps(chunk), kept, strict=True))
-    found = loop.gradients_of(chunk, n_ext, tensors, named, dy, wanted)
+    found = loop.gradients_of(chunk, n_ext, tensors, _kept_by(loop, chunk, tensors, kept), dy, wanted)
     out = [
         torch.zeros_like(x, memory_format=torch.contiguous_format) if g is None else g
         for x, g, want in zip(tensors, found, wanted, strict=True)
@@ -187,7 +224,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     if _overwritten(loop):  # what stands in it now, not what the loop was given
         tensors = [left[0], *tensors[1:]]
         left = left[1:]
-    ctx.counts = len(tensors), len(masks), len(left)
+    kept = loop.keeps(_chunk(masks, 0 if seed is not None else None, ctx.call[0], loop, *ctx.call[3:]))
+    left = [*left, *(output[k] for k in _shown(loop, kept).values())]
+    ctx.counts = len(tensors), len(masks)
     ctx.save_for_backward(*tensors, *masks, *left, seed)
     ctx.mark_non_differentiable(*output[ctx.outputs :])
     ctx.set_materialize_grads(False)
@@ -196,7 +235,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
 @first_order
 def _backward(ctx: Any, dy: Sequence[Tensor | None]) -> tuple[Any, ...]:
     *saved, seed = ctx.saved_tensors
-    n, m, _ = ctx.counts
+    n, m = ctx.counts
     tensors, masks, kept = saved[:n], saved[n : n + m], saved[n + m :]
     wanted = list(ctx.needs_input_grad[0])
     found = iter(

@@ -29,10 +29,15 @@ class Chunk:
 
 
 class Kept(NamedTuple):
-    """A tensor that a forward leaves for its backward; dtype None: that of the loop's tensors."""
+    """A tensor that a forward leaves for its backward; dtype None: that of the loop's tensors.
+
+    op: the op of the cell of which it holds all steps, [front + T + back, B, size], with those outside of the
+    chunk that the loop reads (`source.pads`); None: it holds something else.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype | None = None
+    op: int | None = None
 
 
 class LoopRunner(ABC):

@@ -88,8 +88,11 @@ class TorchLoop(LoopRunner):
 
     def keeps(self, chunk: Chunk) -> dict[str, Kept]:
         """See `LoopRunner.keeps`."""
-        found = self._kept(bool(chunk.masks))
-        return {n: Kept((s.front + chunk.steps + s.back, chunk.lanes, s.size)) for n, s in found.items()}
+        out = {}
+        for name, s in self._kept(bool(chunk.masks)).items():
+            shape = (s.front + chunk.steps + s.back, chunk.lanes, s.size)
+            out[name] = Kept(shape, op=int(name[1:]) if name[0] == "V" else None)
+        return out
 
     def gradients_of(
         self,

@@ -74,7 +74,7 @@ class ElementwiseLoop(LoopRunner):
     def keeps(self, chunk: Chunk) -> dict[int, Kept]:
         """See `LoopRunner.keeps`."""
         rows = chunk.steps + max(self.c.states.values())
-        return {root: Kept((rows, chunk.lanes, self.units)) for root in self.code(chunk)[0].nodes}
+        return {root: Kept((rows, chunk.lanes, self.units), op=root) for root in self.code(chunk)[0].nodes}
 
     def gradients_of(
         self,

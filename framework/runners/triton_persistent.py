@@ -137,7 +137,7 @@ class PersistentLoop(LoopRunner):
     def keeps(self, chunk: Chunk) -> dict[str, Kept]:
         """Stored ops [front + T + back, B, size], and what else the backward needs [T, B, size]."""
         c, steps, lanes, reach = self.c, chunk.steps, chunk.lanes, max(self.c.states.values())
-        out = {f"node{at}": Kept((steps + reach, lanes, c.cell[at].size)) for at in self.stored}
+        out = {f"node{at}": Kept((steps + reach, lanes, c.cell[at].size), op=at) for at in self.stored}
         return out | {f"extra{at}": Kept((steps, lanes, c.cell[at].size)) for at in self.saved.extra}
 
     def _buffers(self, chunk: Chunk, v: Mapping[str, Tensor], train: bool) -> dict[str, Tensor]:
