@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import gc
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -330,6 +332,36 @@ def test_a_weight_that_no_gradient_reaches_gets_zeros():
     torch.compile(net, fullgraph=True, backend="aot_eager")(x)[0].sum().backward()
     found = net.grads()["h:full(h[t-1])"]
     assert found is not None and not found.any()
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "bidirectional"])
+def test_no_more_is_kept_for_the_backward(name: str):
+    """An output and what the loop stores of it are one sequence: it is not kept twice."""
+    net = network(name)
+    x = batch(net, steps=50)
+    run = torch.compile(net, fullgraph=True, backend="eager")
+    run(x)
+    assert saved_numbers(run, x) <= saved_numbers(net, x)
+
+
+def saved_numbers(run: Callable[..., Any], x: Tensor) -> int:
+    """Numbers in the memory that autograd holds after a forward."""
+    kept: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes() // t.element_size()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y, _ = run(x)  # alive until all is counted: no address is used twice
+    assert kept and y
+    return sum(kept.values())
+
+
+def test_a_network_does_not_import_the_compiler():
+    """Two seconds for everybody who compiles nothing."""
+    code = "import sys; from framework import Network; assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 def test_example_of_the_docs():

@@ -15,7 +15,9 @@ STEPS, LANES = 6, 3
 GRAPHS: dict[str, dict[str, Any]] = {
     "sru": {"cell": "sru", "size": 5, "in": "x"},
     "indrnn": {"cell": "indrnn", "size": 5, "in": "x"},
+    "gru": {"cell": "gru", "size": 5, "in": "x"},
     "zoneout": {"size": 5, "is": "zoneout(tanh(full(x) + diag(h[t-2])), h[t-1], 0.3)"},
+    "recurrent dropout": {"size": 5, "is": "tanh(full(x) + full(dropout(h[t-1], 0.3)) + 0.5 * h[t-2])"},
 }
 
 
@@ -57,10 +59,14 @@ HISTORY = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor tha
 
 @HISTORY
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "lengths and resets"])
-@pytest.mark.parametrize("name", list(GRAPHS))
-def test_elementwise_loops(name: str, masked: bool):
-    net = network(GRAPHS[name], runner="elementwise")
-    assert [c.runner for c in net.plan.choices] == ["elementwise"]
+@pytest.mark.parametrize(
+    ("runner", "name"),
+    [("elementwise", "sru"), ("elementwise", "indrnn"), ("elementwise", "zoneout"),
+     ("persistent", "gru"), ("persistent", "recurrent dropout")],
+)  # fmt: skip
+def test_loops(runner: str, name: str, masked: bool):
+    net = network(GRAPHS[name], runner=runner)
+    assert [c.runner for c in net.plan.choices] == [runner]
     more: dict[str, Tensor] = {}
     if masked:
         resets = torch.zeros(STEPS, LANES, dtype=torch.bool)
