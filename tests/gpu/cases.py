@@ -45,7 +45,7 @@ RUNNERS = {
     # Kernels compute tanh for float32: that is 1e-7 in float64.
     "elementwise": Takes(ELEMENTWISE, 129, ((1, 1), (1, 64), (64, 128), (17, 1000)), off=1e-7, graphs=30),
     # Weights of one program must fit a chip, which takes no float64.
-    "persistent": Takes((*DENSE, "sru"), 50, ((1, 1), (3, 16), (20, 33)), torch.float32, 1e-7, 10),
+    "persistent": Takes((*DENSE, "sru"), 50, ((1, 1), (3, 16), (20, 33)), torch.float32, graphs=10),
 }
 PAIRS = [(runner, cell) for runner, takes in RUNNERS.items() for cell in takes.cells]
 FEATURES = 3  # more than units
