@@ -19,6 +19,7 @@ from framework.graph import Graph
 from framework.load import load_graph
 from framework.logging import warn
 from framework.network import Network
+from framework.runners.hoisted_products import products_by
 from framework.task import Task, make_task
 
 
@@ -42,6 +43,7 @@ def assemble(
     task: str = "auto",
     runner: str = "auto",
     parallel: str = "intra",
+    products: str = "auto",
     seed: int = 1,
     device: str = "cpu",
     threads: int = 0,
@@ -62,7 +64,8 @@ def assemble(
     torch.manual_seed(seed)
     if parallel not in ("intra", "none"):
         raise ConfigError("parallel", f"no '{parallel}'", "There are: intra, none.")
-    net = Network(graph, runner, "none" if parallel == "none" else "intra").to(device)
+    net = Network(graph, runner, "none" if parallel == "none" else "intra", products).to(device)
+    products_by(net.plan.products.by, net.like.device)
     for loop in net.loops:
         loop.check_device(device.split(":")[0])
     made = make_task(task, dataset)

@@ -172,9 +172,7 @@ def find_checkpoint(target: str, runs: Path, option: str = "resume") -> Path:
     if path.suffix != ".pt":
         path = path / "last.pt"
     if not path.exists() and not path.with_name(path.name + ".prev").exists():
-        raise ConfigError(
-            option, f"there is no checkpoint {path}", "Give a run folder, a .pt file, or auto."
-        )
+        raise ConfigError(option, f"there is no checkpoint {path}", "Give a run folder, a .pt file, or auto.")
     return path
 
 
@@ -192,7 +190,7 @@ def saved_config(path: Path, changes: Iterable[str]) -> DictConfig:
         key, equals, _ = change.partition("=")
         if not equals or key.startswith("-"):
             raise ConfigError(change, "a resumed run takes only KEY=VALUE", "E.g. train.epochs=20.")
-        if key in (*GROUPS, "runner", "parallel", "seed", "run_dir"):
+        if key in (*GROUPS, "runner", "parallel", "products", "seed", "run_dir"):
             raise ConfigError(
                 key, "a resumed run keeps it", "Start a new run, or change an option: train.epochs=20."
             )

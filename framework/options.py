@@ -102,6 +102,7 @@ class Config:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     runner: str = "auto"
     parallel: str = "intra"
+    products: str = "auto"
     seed: int = 1
     run_dir: str | None = None
     resume: str | None = None

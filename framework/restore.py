@@ -28,6 +28,7 @@ def restore(path: Path, changes: Iterable[str] = ()) -> Parts:
         task=values["task"],
         runner=values["runner"],
         parallel=values["parallel"],
+        products=values["products"],
         seed=values["seed"],
         device=values["train"]["device"],
         threads=values["train"]["threads"],

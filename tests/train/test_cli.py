@@ -191,6 +191,18 @@ def test_a_runner_for_gpus_is_refused_on_a_cpu(cli, tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("who", "message"),
+    [("triton", "products: 'triton' multiplies on GPUs"), ("mkl", "products: 'mkl' is not known. There are")],
+)
+def test_who_multiplies_is_checked_before_anything_is_written(cli, tmp_path, monkeypatch, who, message):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    code, _, err = cli(*TINY, f"products={who}")
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_cells_own_params(cli, tmp_path):
     code, _, err = cli(*TINY[:6], "model=stack", "cell=rhn", "cell.params.depth=2", *TINY[7:], "run_dir=a")
     assert code == 0, err
