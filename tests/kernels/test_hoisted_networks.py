@@ -205,6 +205,25 @@ def test_random_graph(seed):
     assert errors[1] <= 2 * max(errors[0], torch.finfo(torch.float32).eps / 2), f"seed {seed}: {errors}"
 
 
+def test_training_loses_alike():
+    """Five updates of a small model: the same losses, to rounding."""
+    torch.manual_seed(2)
+    nets = [Network(GRAPHS["lstm"], products=products) for products in ("torch", "triton")]
+    nets[1].load_state_dict(nets[0].state_dict())
+    x, wanted = torch.randn(STEPS, LANES, 5), torch.randn(STEPS, LANES, 3)
+    losses = []
+    for net in nets:
+        optimizer, found = torch.optim.Adam(net.parameters(), lr=0.05), []
+        for _ in range(5):
+            optimizer.zero_grad()
+            loss = (net(x)[0] - wanted).square().mean()
+            loss.backward()
+            optimizer.step()
+            found.append(loss.item())
+        losses.append(found)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and losses[1][4] < losses[1][0]
+
+
 def test_equal_calls_give_equal_bits():
     torch.manual_seed(0)
     net = Network(GRAPHS["several sources"], products="triton")
