@@ -14,6 +14,31 @@ from tests.gpu.cases import poisoned
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--shard", default="1/1", help="2/8: the second of eight parts (scripts/bench/gpu_tests.py)"
+    )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep this part's tests: those of one cell by one runner are in one, others go round."""
+    number, of = map(int, config.getoption("--shard").split("/"))
+    groups: dict[object, int] = {}
+    for item in items:
+        groups.setdefault(group(item), len(groups))
+    kept = [item for item in items if groups[group(item)] % of == number - 1]
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept
+
+
+def group(item: pytest.Item) -> object:
+    """What must stay together."""
+    given = getattr(item, "callspec", None)
+    params = {} if given is None else given.params
+    return (params["runner"], params["cell"]) if "cell" in params else item.nodeid
+
+
 @pytest.fixture
 def device() -> Iterator[str]:
     """The GPU, with products in full fp32, and every new tensor full of NaN."""

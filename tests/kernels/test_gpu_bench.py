@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from scripts.bench import gpu, gpu_alive, gpu_cases, gpu_measure, gpu_table
+from scripts.bench import gpu, gpu_alive, gpu_cases, gpu_measure, gpu_table, gpu_tests
+from tests.gpu import conftest as gpu_conftest
 
 ROOT = Path(__file__).parents[2]
 EPS = 2**-7
@@ -25,18 +27,24 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def test_a_case_is_measured_once_for_a_commit(tmp_path: Path, monkeypatch, capsys):
     out = tmp_path / "rows.jsonl"
+    for commit in ("one", "one", "two"):
+        assert run(monkeypatch, "--out", str(out), "--only", "dx", "--commit", commit) == 0
+    assert capsys.readouterr().out.count("1 of 1 cases are in") == 1
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["commit"] for row in rows] == ["one", "two"]
+    assert all(row["gpu"].startswith("none") and row["refused"] == [] for row in rows)
+    assert "dx" in gpu_table.tables(rows)
+
+
+def test_a_row_of_a_loop(tmp_path: Path, monkeypatch):
+    out = tmp_path / "rows.jsonl"
     assert run(monkeypatch, "--out", str(out), "--only", "sru", "--commit", "one") == 0
-    assert run(monkeypatch, "--out", str(out), "--only", "sru", "--commit", "one") == 0
-    assert "1 of 1 cases are in" in capsys.readouterr().out
     (row,) = [json.loads(line) for line in out.read_text().splitlines()]
-    assert row["commit"] == "one" and row["gpu"].startswith("none") and row["refused"] == []
-    assert set(row["systems"]) == {"elementwise", "torch"}
+    assert set(row["systems"]) >= {"elementwise", "torch"}
     for system in row["systems"].values():
         for way in ("forward", "both"):
             assert system[f"{way}_ms"] > 0 and system[f"{way}_peak_mb"] >= 0
     assert row["systems"]["elementwise"]["both_speedup_over"]["torch"] > 0
-    assert run(monkeypatch, "--out", str(out), "--only", "sru", "--commit", "two") == 0
-    assert len(out.read_text().splitlines()) == 2
     told = gpu_table.tables([row])
     assert "elementwise" in told and "Peak MB" in told
 
@@ -60,11 +68,13 @@ def test_a_case_that_raises_fails_the_run_and_not_the_others(tmp_path: Path, mon
         return stock(case, *rest)
 
     monkeypatch.setattr(gpu, "loop", broken)
-    monkeypatch.setattr(gpu, "tiny", lambda: [c for c in gpu_cases.tiny() if c.cell in ("sru", "lstm")])
+    monkeypatch.setattr(
+        gpu, "tiny", lambda: [c for c in gpu_cases.tiny() if c.cell == "sru" or c.way == "dx"]
+    )
     out = tmp_path / "rows.jsonl"
     assert run(monkeypatch, "--out", str(out), "--commit", "one") == 1
     assert "sru bfloat16" in capsys.readouterr().err
-    assert [json.loads(line)["cell"] for line in out.read_text().splitlines()] == ["lstm"]
+    assert [json.loads(line)["way"] for line in out.read_text().splitlines()] == ["dx"]
 
 
 def test_a_wrong_system_is_not_timed(tmp_path: Path, monkeypatch, capsys):
@@ -171,3 +181,53 @@ def test_options_of_the_check(arguments: list[str], status: int, text: str):
     script = ROOT / "scripts" / "bench" / "gpu_check.sh"
     found = subprocess.run([str(script), *arguments], capture_output=True, text=True, check=False)
     assert found.returncode == status and text in found.stdout + found.stderr
+
+
+def test_shards_share_out_all_tests():
+    """Each test is in one part, and what compiles the same kernels is in the same part."""
+    pairs = [{"runner": r, "cell": c} for r in "ab" for c in "xyz"]
+    items = [
+        SimpleNamespace(nodeid=f"{name}{p}", callspec=SimpleNamespace(params=p))
+        for p in pairs
+        for name in "st"
+    ]
+    items += [SimpleNamespace(nodeid=f"alone{k}") for k in range(5)]
+
+    def part(number: int) -> list[str]:
+        hook = SimpleNamespace(pytest_deselected=lambda items: None)
+        config = SimpleNamespace(getoption=lambda name: f"{number}/3", hook=hook)
+        kept: list[Any] = list(items)
+        gpu_conftest.pytest_collection_modifyitems(config, kept)  # type: ignore[arg-type]
+        return [item.nodeid for item in kept]
+
+    parts = [part(k) for k in (1, 2, 3)]
+    assert sorted(name for names in parts for name in names) == sorted(item.nodeid for item in items)
+    assert all(parts)
+    for pair in pairs:
+        assert sum(f"s{pair}" in names and f"t{pair}" in names for names in parts) == 1
+
+
+def test_a_shard_that_hangs_is_killed_and_named(tmp_path: Path, monkeypatch, capsys):
+    def sleeps(file: str, number: int, of: int, logs: Path, options: list[str]) -> gpu_tests.Shard:
+        log = logs / f"{number}.log"
+        log.write_text(f"tests/gpu/{file}::test_{number} PASSED\n")
+        seconds = 0 if number == 1 else 600
+        return gpu_tests.Shard(subprocess.Popen(["sleep", str(seconds)]), log)
+
+    monkeypatch.setattr(gpu_tests, "start", sleeps)
+    monkeypatch.setattr(sys, "argv", ["x", "f.py", "--limit", "1", "--shards", "2", "--logs", str(tmp_path)])
+    assert gpu_tests.main() == 124
+    said = capsys.readouterr().out
+    assert "killed after 1 s, it was at tests/gpu/f.py::test_2" in said
+
+
+def test_a_shard_that_fails_fails_all(tmp_path: Path, monkeypatch, capsys):
+    def ends(file: str, number: int, of: int, logs: Path, options: list[str]) -> gpu_tests.Shard:
+        log = logs / f"{number}.log"
+        log.write_text(f"the words of {number}\n")
+        return gpu_tests.Shard(subprocess.Popen(["false" if number == 2 else "true"]), log)
+
+    monkeypatch.setattr(gpu_tests, "start", ends)
+    monkeypatch.setattr(sys, "argv", ["x", "f.py", "--shards", "3", "--logs", str(tmp_path)])
+    assert gpu_tests.main() == 1
+    assert "2.log: status 1\nthe words of 2" in capsys.readouterr().out
