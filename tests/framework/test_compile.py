@@ -219,6 +219,29 @@ def test_steps_and_lanes_marked_dynamic_compile_once():
     assert counters["stats"]["unique_graphs"] == 1
 
 
+def test_a_stream_of_chunks_compiles_twice():
+    """One graph for the first chunk, one for all that carry a state, as in truncated backpropagation."""
+    net = network("gru")
+    run = torch.compile(net, fullgraph=True, backend="aot_eager")
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    losses: dict[str, list[float]] = {}
+    for name, model in (("plain", net), ("compiled", run)):
+        state, losses[name] = None, []
+        torch.manual_seed(5)
+        net.reset_parameters()
+        for k in range(5):
+            y, state = model(batch(net, seed=k), state=state)
+            loss = y["y"].square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            state = state.detach()
+            losses[name].append(loss.item())
+    assert losses["compiled"] == pytest.approx(losses["plain"], rel=1e-5)
+    assert losses["plain"][-1] != losses["plain"][0]
+    assert counters["stats"]["unique_graphs"] == 2
+
+
 def test_new_masks_in_every_call():
     net = network("masks")
     run = torch.compile(net, fullgraph=True, backend="aot_eager")
