@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from framework import Network, load_graph
+from framework import Network, call, load_graph
 
 STEPS, LANES = 6, 3
 GRAPHS: dict[str, dict[str, Any]] = {
@@ -80,3 +81,39 @@ def test_hoisted_products_by_kernels():
     net = network({"cell": "gru", "size": 5, "in": "x"}, products="triton")
     assert net.plan.products.by == "triton"
     compare(net, batch())
+
+
+class Reads(TorchDispatchMode):
+    """Which operators took values of tensors into Python: on a device each is a wait for it."""
+
+    WAITS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket.__name__ in self.WAITS:
+            self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("more", "name", "draws"),
+    [
+        ({"runner": "elementwise"}, "sru", 0),
+        ({"runner": "elementwise"}, "zoneout", 1),
+        ({"runner": "persistent"}, "gru", 0),
+        ({"runner": "persistent"}, "recurrent dropout", 1),
+        ({"products": "triton"}, "gru", 0),
+    ],
+)
+def test_no_value_is_read_on_the_way_to_kernels(
+    more: dict[str, str], name: str, draws: int, monkeypatch: pytest.MonkeyPatch
+):
+    """But the seed of random masks, which is drawn on the CPU. What is checked on a CPU alone is left out."""
+    net = network(GRAPHS[name], **more)
+    monkeypatch.setattr(call, "_may_look", lambda x: False)
+    with Reads() as reads:
+        results(net, net, batch(), lengths=torch.tensor([STEPS, 4, 0]), resets=torch.rand(STEPS, LANES) < 0.3)
+    assert reads.seen == ["aten._local_scalar_dense.default"] * 2 * draws
