@@ -15,12 +15,14 @@ from framework.names import known
 @dataclass(frozen=True, slots=True)
 class Runner:
     """`refuses`: why it cannot take a component on a machine, or "" when it can. `devices`: where `auto`
-    takes it (none named: everywhere); those that name any are made of Triton kernels.
+    takes it (none named: everywhere); those that name any are made of Triton kernels. by_name: `auto` never
+    takes it.
     """
 
     name: str
     refuses: Callable[[Component, Machine], str]
     devices: tuple[str, ...] = ()
+    by_name: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,25 @@ def _exchanges(c: Component, machine: Machine) -> str:
     return f"its values have different sizes ({', '.join(map(str, sizes))})" if len(sizes) > 1 else ""
 
 
+def _no_prefix(c: Component, machine: Machine) -> str:
+    """Why a loop is none whose steps are h -> a * h + b, unit by unit."""
+    if c.kind != "linear":
+        return "its steps are not affine in the state, unit by unit"
+    if reason := _exchanges(c, machine):
+        return reason
+    if len(c.states) > 1:
+        return f"it has {len(c.states)} states"
+    reads = [op.shift for op in c.cell if op.kind == "shift"]
+    if len(reads) > 1 or abs(reads[0]) > 1:
+        return "it reads its state further back than one step"
+    return "it stops a gradient" if any(op.kind == "stop" for op in c.cell) else ""
+
+
 # In the order in which `auto` asks. Adding a runner is adding a row here, and one to network.RUNNERS.
 TABLE: tuple[Runner, ...] = (
     Runner("elementwise", _exchanges, ("cuda",)),
     Runner("persistent", persistent_fit.refuses, ("cuda",)),
+    Runner("scan", _no_prefix, ("cuda",), by_name=True),  # not measured yet
     Runner("torch", lambda c, machine: ""),
 )
 
@@ -62,7 +79,8 @@ def choose(c: Component, wanted: str = "auto", machine: Machine = CPU) -> Choice
     One that is asked for by name comes first whatever the device.
     """
     check_runner(wanted)
-    here = [r for r in TABLE if r.name == wanted or not r.devices or machine.device in r.devices]
+    ours = [r for r in TABLE if not r.by_name and (not r.devices or machine.device in r.devices)]
+    here = [r for r in TABLE if r.name == wanted or r in ours]
     order = here if wanted == "auto" else sorted(here, key=lambda r: r.name != wanted)
     notes: list[str] = []
     for r in order:

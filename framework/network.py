@@ -21,6 +21,7 @@ from framework.runners.place import machine_of
 from framework.runners.torch_loop import TorchLoop
 from framework.runners.triton_elementwise import ElementwiseLoop
 from framework.runners.triton_persistent import PersistentLoop
+from framework.runners.triton_scan import ScanLoop
 from framework.state import State
 from framework.steps import Pack
 
@@ -30,6 +31,7 @@ Value = Tensor | Mapping[str, Tensor]
 RUNNERS: Mapping[str, Callable[[Component, Plan], LoopRunner]] = {
     "elementwise": lambda c, plan: ElementwiseLoop(c),
     "persistent": lambda c, plan: PersistentLoop(c),
+    "scan": lambda c, plan: ScanLoop(c),
     "torch": lambda c, plan: TorchLoop(c, plan.parallel == "none", plan.products.by),
 }
 

@@ -101,7 +101,7 @@ def compile_code(code: Forward | Backward, label: str, folder: Path | None = Non
 def run_forward(code: Forward, module: ModuleType, shape: Shape, outer: Outer) -> None:
     """Fill the chunk's steps of outer.nodes."""
     ext = [as_rows(outer.ext[i], shape.units) for i in code.ext]
-    pre, pre_stride = _packed(outer.pre)
+    pre, pre_stride = packed(outer.pre)
     place = {at: i for i, at in enumerate(code.nodes)}
     nodes = tuple(outer.nodes[at] for at in code.nodes)
     grid, options = _launch(shape, nodes[0].dtype)
@@ -117,7 +117,7 @@ def run_forward(code: Forward, module: ModuleType, shape: Shape, outer: Outer) -
         shape.steps,
         shape.lanes,
         shape.units,
-        *_random(code, outer),
+        *random_arguments(code, outer),
         PAST=module.past_fwd,
         MASKS=module.masks_fwd if code.keys else None,
         CELL=module.cell_fwd,
@@ -163,7 +163,7 @@ def run_backward(
     lost = {at: empty(lanes, units) for at in code.sent} if outer.keep else {}
     ext = [as_rows(outer.ext[i], units) for i in code.ext]
     grads = [as_rows(grad[at], units) for at in code.grad]
-    pre, pre_stride = _packed(outer.pre)
+    pre, pre_stride = packed(outer.pre)
     stored = tuple(outer.nodes)
     grid, options = _launch(shape, like.dtype)
     backward_kernel[grid](
@@ -187,7 +187,7 @@ def run_backward(
         steps,
         lanes,
         units,
-        *_random(code, outer),
+        *random_arguments(code, outer),
         PAST=module.past_bwd,
         MASKS=module.masks_bwd if code.keys else None,
         BACK=module.back_bwd,
@@ -222,13 +222,13 @@ def run_backward(
     )
 
 
-def _random(code: Forward | Backward, outer: Outer) -> tuple[int, tuple[int, ...]]:
+def random_arguments(code: Forward | Backward, outer: Outer) -> tuple[int, tuple[int, ...]]:
     """Seed and keys as the kernels' int32, whatever their value: another type would compile again."""
     seed, *keys = ((x + 2**31) % 2**32 - 2**31 for x in (outer.seed, *(outer.keys[n] for n in code.keys)))
     return seed, tuple(keys)
 
 
-def _packed(pre: Tensor | None) -> tuple[Tensor | None, int]:
+def packed(pre: Tensor | None) -> tuple[Tensor | None, int]:
     """The hoisted buffer and the stride of its lanes."""
     return (None, 1) if pre is None else (pre.contiguous(), pre.shape[2])
 

@@ -22,9 +22,21 @@ nodes and the hoisted inputs: on a GPU arithmetic is free here, and memory is no
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from kernels.codegen import HEADER, RANDOM, Op, function, mask_function, mask_keys, names_of, needed, plumbing
+from kernels.codegen import (
+    HEADER,
+    RANDOM,
+    Op,
+    function,
+    mask_function,
+    mask_keys,
+    names_of,
+    needed,
+    number,
+    plumbing,
+)
 
 NEAR = 4  # largest distance of a read that stays in registers
 LEAVES = ("pre", "ext", "random", "param", "shift", "grad", "back")
@@ -60,8 +72,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Forward:
-    """`text` and the meaning of its tuples: ops of the cell, ext numbers, names of weights and masks. rings:
-    (stored op, how many steps); far: (stored op, shift).
+    """`text` and the meaning of its tuples: ops of the cell, ext numbers, names of weights and masks;
+    random: ops that are masks. rings: (stored op, how many steps); far: (stored op, shift).
     """
 
     text: str
@@ -69,6 +81,7 @@ class Forward:
     ext: tuple[int, ...]
     par: tuple[str, ...]
     keys: tuple[str, ...]
+    random: tuple[int, ...]
     past: tuple[int, ...]
     nodes: tuple[int, ...]
     rings: tuple[tuple[int, int], ...]
@@ -100,6 +113,7 @@ class Backward:
     ext: tuple[int, ...]
     par: tuple[str, ...]
     keys: tuple[str, ...]
+    random: tuple[int, ...]
     past: tuple[int, ...]
     now: tuple[int, ...]
     grad: tuple[int, ...]
@@ -109,6 +123,9 @@ class Backward:
     sent: tuple[int, ...]
     rings: tuple[tuple[int, int], ...]
     far: tuple[tuple[int, int], ...]
+
+
+Code = TypeVar("Code", Forward, Backward)
 
 
 def forward(cell: Cell, masked: bool) -> Forward:
@@ -206,6 +223,25 @@ def backward(cell: Cell, d: Derivative, masked: bool) -> Backward:
     )  # fmt: skip
 
 
+def with_slope(code: Code, name: str, ops: Sequence[Op], at: int, forms: Mapping[str, str]) -> Code:
+    """`code` with one function more, `name`(pre, ext, par): the value of op `at` of `ops`, which begin with
+    the cell's, at a step; it reads no other steps.
+    """
+    ext = {op.lo: i for i, op in enumerate(ops) if op.kind == "ext"}
+    par = {op.name: i for i, op in enumerate(ops) if op.kind == "param"}
+    inputs = {
+        "pre": code.pre,
+        "ext": (*(ext[number] for number in code.ext), *code.random),
+        "par": tuple(par[weight] for weight in code.par),
+    }
+    doc = "The factor of the state."
+    if ops[at].kind == "const":
+        text = plumbing(name, doc, list(inputs), [number(ops[at].value)])
+    else:
+        text = function(name, doc, ops, inputs, {"slope": (at,)}, names_of(ops, {}), forms)
+    return replace(code, text=f"{code.text}\n\n{text}")
+
+
 def module_text(parts: Sequence[Forward | Backward]) -> str:
     """A whole module."""
     header = HEADER + RANDOM if any(part.keys for part in parts) else HEADER
@@ -233,9 +269,10 @@ def _loaded(cell: Cell, ops: Sequence[Op], at: int) -> int:
 
 def _outer(
     ops: Sequence[Op], ext: Sequence[int], par: Sequence[int], random: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...]]:
-    """Numbers of ext ops, names of param ops and of masks."""
-    return tuple(ops[at].lo for at in ext), tuple(ops[at].name for at in par), mask_keys(ops, random)
+) -> tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...], tuple[int, ...]]:
+    """Numbers of ext ops, names of param ops and of masks, masks."""
+    names = tuple(ops[at].name for at in par)
+    return tuple(ops[at].lo for at in ext), names, mask_keys(ops, random), tuple(random)
 
 
 def _starts(rings: Sequence[tuple[int, int]]) -> dict[int, int]:

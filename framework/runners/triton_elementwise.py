@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 class ElementwiseLoop(LoopRunner):
     """One component without exchange, compiled on first use."""
 
+    name = "elementwise"
     own_masks = True
     overwrites = False
 
@@ -46,7 +47,7 @@ class ElementwiseLoop(LoopRunner):
     def check_device(self, device: str) -> None:
         """Raises ConfigError for a CPU, unless Triton interprets."""
         if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-            cause = "'elementwise' runs on GPUs, the network is on a CPU"
+            cause = f"'{self.name}' runs on GPUs, the network is on a CPU"
             raise ConfigError("runner", cause, "Move it to a GPU, or take runner=auto.")
 
     def code(self, chunk: Chunk, given: frozenset[int] | None = None) -> tuple[Any, ModuleType]:
@@ -87,6 +88,12 @@ class ElementwiseLoop(LoopRunner):
     ) -> Sequence[Tensor | None]:
         """See `LoopRunner.gradients_of`."""
         return self.gradients(chunk, self.outer(chunk, n_ext, tensors, kept), dy)
+
+    def launches(self) -> Any:
+        """The module that launches: its run_forward and run_backward."""
+        from kernels import elementwise
+
+        return elementwise
 
     def outer(
         self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], nodes: dict[int, Tensor] | None = None
@@ -132,10 +139,8 @@ class ElementwiseLoop(LoopRunner):
 
     def forward(self, chunk: Chunk, outer: Outer) -> tuple[Tensor, ...]:
         """Run all steps, filling outer.nodes; the component's outputs."""
-        from kernels.elementwise import run_forward
-
         shape = self.shape(chunk)
-        run_forward(*self.code(chunk), shape, outer)
+        self.launches().run_forward(*self.code(chunk), shape, outer)
         return tuple(self.value(chunk, outer, at).detach() for _, at in self.c.outputs)
 
     def value(self, chunk: Chunk, outer: Outer, at: int) -> Tensor:
@@ -150,13 +155,11 @@ class ElementwiseLoop(LoopRunner):
 
     def gradients(self, chunk: Chunk, outer: Outer, dy: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Gradients in the order of the tensors of a call; None where there is none."""
-        from kernels.elementwise import run_backward
-
         c = self.c
         grad = {at: g for (_, at), g in zip(c.outputs, dy, strict=True) if g is not None}
         code, module = self.code(chunk, frozenset(grad))
         reads = {i: (c.roots[op.name], op.shift) for i, op in enumerate(c.cell) if op.kind == "shift"}
-        found = run_backward(code, module, self.shape(chunk), outer, grad, reads)
+        found = self.launches().run_backward(code, module, self.shape(chunk), outer, grad, reads)
         out: list[Tensor | None] = [found.pre] if c.targets else []
         for i, x in outer.ext.items():
             g = found.ext.get(i)

@@ -9,12 +9,13 @@ from framework.load import load_graph
 from framework.plan import make_plan
 from framework.runners.loop import Chunk
 from framework.runners.triton_elementwise import ElementwiseLoop
+from framework.runners.triton_scan import ScanLoop
 from kernels.elementwise_kernel import backward_kernel, forward_kernel
 
 MASKED = "zoneout(tanh(dropout(diag(l[t-1]), 0.2) + full(x)), l[t-1], 0.1)"
 
 
-def loop_of(cell: str, units: int, delay: int = 1) -> ElementwiseLoop:
+def loop_of(cell: str, units: int, delay: int = 1, runner: str = "elementwise") -> ElementwiseLoop:
     """The one loop of a cell; with a delay over 1: of one that reads both that far back and one step;
     "masks": of one with dropout and zoneout.
     """
@@ -23,9 +24,11 @@ def loop_of(cell: str, units: int, delay: int = 1) -> ElementwiseLoop:
         node = {"size": units, "is": f"tanh(diag(l[t-1]) + diag(l[t-{delay}]) + full(x))"}
     if cell == "masks":
         node = {"size": units, "is": MASKED}
+    if cell == "linear masks":
+        node = {"size": units, "is": "zoneout(full(x) + bias, dropout(l[t-1], 0.1), 0.6)"}
     graph = load_graph({"inputs": {"x": {"size": 8}}, "nodes": {"l": node}, "outputs": ["l"]})
     (c,) = make_plan(graph).components
-    return ElementwiseLoop(c)
+    return ScanLoop(c) if runner == "scan" else ElementwiseLoop(c)
 
 
 def chunk(
@@ -37,9 +40,10 @@ def chunk(
     masked: bool = False,
     delay: int = 1,
     seed: int | None = None,
+    runner: str = "elementwise",
 ) -> None:
     """Forward and backward of one chunk; seed: of training."""
-    loop, kind = loop_of(cell, units, delay), getattr(torch, dtype)
+    loop, kind = loop_of(cell, units, delay, runner), getattr(torch, dtype)
     c = loop.c
 
     def empty(*size: int) -> torch.Tensor:
