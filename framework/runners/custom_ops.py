@@ -38,13 +38,14 @@ torch.library.define(
 # By content, so that a compiled graph that torch keeps on disk means the same loop in every process. What was
 # compiled may outlive the network, or serve an equal one: loops, which hold no tensors, stay.
 _RUNNERS: dict[str, LoopRunner] = {}
+_FORM = 1  # of what the operators take and give: another one when that changes, for graphs kept on disk
 
 
 @number_in_graphs
 def key_of(loop: LoopRunner) -> str:
     """The name of a loop inside operators; equal loops share one."""
     plain = replace(loop.c, members=frozenset())
-    content = f"{type(loop).__module__}.{type(loop).__qualname__} {loop.variant} {plain!r}"
+    content = f"{_FORM} {type(loop).__module__}.{type(loop).__qualname__} {loop.variant} {plain!r}"
     key = hashlib.sha256(content.encode()).hexdigest()[:24]
     _RUNNERS.setdefault(key, loop)
     return key
@@ -55,9 +56,9 @@ def call(
 ) -> tuple[Tensor, ...]:
     """The outputs of a loop, as `LoopRunner.run` gives them, by its operator."""
     distances = list(chunk.masks)
-    seed = chunk.seed if isinstance(chunk.seed, Tensor) else None
+    assert not isinstance(chunk.seed, int), "a seed that is a number is the same in all calls of the graph"
     out = torch.ops.intrastream.loop(
-        list(tensors), [chunk.masks[d] for d in distances], seed, distances, key_of(loop), n_ext,
+        list(tensors), [chunk.masks[d] for d in distances], chunk.seed, distances, key_of(loop), n_ext,
         chunk.steps, chunk.lanes, train,
     )  # fmt: skip
     return tuple(out[: len(loop.c.outputs)])
