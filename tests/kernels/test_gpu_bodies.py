@@ -32,7 +32,14 @@ def test_every_shared_cell_is_there():
     assert sorted(cases.DENSE + cases.ELEMENTWISE) == yaml_names(CONF / "cell")
 
 
-@pytest.mark.parametrize(("runner", "cell"), cases.PAIRS)
+@pytest.mark.parametrize(
+    ("runner", "cell"),
+    # Other tests run each cell by the persistent runner; here it is about these functions.
+    [
+        pytest.param(*pair, marks=pytest.mark.slow) if pair[0] == "persistent" and pair not in SOME else pair
+        for pair in cases.PAIRS
+    ],
+)
 def test_agrees(runner: str, cell: str):
     bodies.agrees(runner, cell, "cpu", 5, 2, 6, True, torch.float32)
 
