@@ -57,12 +57,14 @@ def poisoned() -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def of_cell(cell: str, size: int, backward: bool = False, features: int = 3) -> dict[str, Any]:
-    """A graph of one shared cell."""
+def of_cell(
+    cell: str, size: int, backward: bool = False, features: int = 3, clocks: int = 1
+) -> dict[str, Any]:
+    """A graph of one shared cell; `clocks`: size of the mask of clockwork."""
     inputs: dict[str, Any] = {"x": {"size": features}}
     node: dict[str, Any] = {"cell": cell, "size": size, "in": "x", "backward": backward}
     if cell == "clockwork":
-        inputs["mask"], node["in"] = {"size": 1}, {"x": "x", "mask": "mask"}
+        inputs["mask"], node["in"] = {"size": clocks}, {"x": "x", "mask": "mask"}
     return {"inputs": inputs, "nodes": {"l": node}, "outputs": ["l"]}
 
 
