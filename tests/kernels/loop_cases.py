@@ -27,24 +27,34 @@ def chunk(runner: str, cell: str, lanes: int, units: int, dtype: str, masked: bo
 
 
 def launch(
-    net: Network, at: int, c: Component, loop: LoopRunner, lanes: int, kind: torch.dtype, masked: bool
+    net: Network,
+    at: int,
+    c: Component,
+    loop: LoopRunner,
+    lanes: int,
+    kind: torch.dtype,
+    masked: bool,
+    steps: int = STEPS,
+    seed: int | None = None,
 ) -> None:
-    """Forward and backward of loop number `at` of a network."""
+    """Forward and backward of loop number `at` of a network; seed: of training."""
     sizes = {name: c.cell[root].size for name, root in c.roots.items()}
 
     def empty(*size: int) -> Tensor:
         return torch.empty(size, dtype=kind)
 
-    tensors = [empty(STEPS, lanes, c.width)] if c.targets else []
+    tensors = [empty(steps, lanes, c.width)] if c.targets else []
     widths = {op.lo: op.size for op in c.cell if op.kind == "ext"}
     brought = [i for i in range(len(c.ext)) if not (loop.own_masks and i in c.masks)]
-    tensors += [empty(STEPS, lanes, widths[i]) for i in brought]
+    tensors += [empty(steps, lanes, widths[i]) for i in brought]
     tensors += [net.get_parameter(pack).detach() for pack in net.run_packs[at]]
     tensors += [net.pack_view(name).detach() for name in loop.singles]
     tensors += [empty(distance, lanes, sizes[name]) for name, distance in c.states.items()]
     tensors += [empty(sizes[name]) for name in c.states]
     distances = {abs(op.shift) for op in c.cell if op.kind == "shift"} if masked else set()
-    what = Chunk(STEPS, lanes, {d: torch.ones(STEPS, lanes, 1, dtype=torch.bool) for d in distances})
+    what = Chunk(
+        steps, lanes, {d: torch.ones(steps, lanes, 1, dtype=torch.bool) for d in distances}, seed=seed
+    )
     _, kept = loop.run(what, len(brought), tensors, True)
-    dy = [empty(STEPS, lanes, c.cell[at].size) for _, at in c.outputs]
+    dy = [empty(steps, lanes, c.cell[at].size) for _, at in c.outputs]
     loop.gradients_of(what, len(brought), tensors, kept, dy, [True] * len(tensors))
