@@ -16,21 +16,25 @@ from framework.names import known
 class Runner:
     """`refuses`: why it cannot take a component on a machine, or "" when it can. `devices`: where `auto`
     takes it (none named: everywhere); those that name any are made of Triton kernels. by_name: `auto` never
-    takes it.
+    takes it. `describe`: how it spreads a loop that it takes.
     """
 
     name: str
     refuses: Callable[[Component, Machine], str]
     devices: tuple[str, ...] = ()
     by_name: bool = False
+    describe: Callable[[Component, Machine], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The runner of one loop; `notes` say which others were asked first and why they cannot."""
+    """The runner of one loop; `notes` say which others were asked first and why they cannot; `how` it spreads
+    the loop, on a GPU.
+    """
 
     runner: str
     notes: tuple[str, ...] = ()
+    how: str = ""
 
 
 def _exchanges(c: Component, machine: Machine) -> str:
@@ -60,7 +64,8 @@ def _no_prefix(c: Component, machine: Machine) -> str:
 # In the order in which `auto` asks. Adding a runner is adding a row here, and one to network.RUNNERS.
 TABLE: tuple[Runner, ...] = (
     Runner("elementwise", _exchanges, ("cuda",)),
-    Runner("persistent", persistent_fit.refuses, ("cuda",)),
+    Runner("persistent", persistent_fit.refuses, ("cuda",), describe=persistent_fit.describe),
+    Runner("streamed", persistent_fit.refuses_streamed, ("cuda",), describe=persistent_fit.describe_streamed),
     Runner("scan", _no_prefix, ("cuda",), by_name=True),  # not measured yet
     Runner("torch", lambda c, machine: ""),
 )
@@ -87,6 +92,7 @@ def choose(c: Component, wanted: str = "auto", machine: Machine = CPU) -> Choice
         absent = "triton is not installed" if r.devices and not machine.triton else ""
         reason = absent or r.refuses(c, machine)
         if not reason:
-            return Choice(r.name, tuple(notes))
+            how = r.describe(c, machine) if r.describe and machine.device == "cuda" else ""
+            return Choice(r.name, tuple(notes), how)
         notes.append(f"{r.name}: {reason}")
     raise AssertionError("the torch runner takes every component")

@@ -30,7 +30,8 @@ Value = Tensor | Mapping[str, Tensor]
 # The class behind each name of the runner table (choose.TABLE).
 RUNNERS: Mapping[str, Callable[[Component, Plan], LoopRunner]] = {
     "elementwise": lambda c, plan: ElementwiseLoop(c),
-    "persistent": lambda c, plan: PersistentLoop(c),
+    "persistent": lambda c, plan: PersistentLoop(c, plan.machine, False, plan.products.by),
+    "streamed": lambda c, plan: PersistentLoop(c, plan.machine, True, plan.products.by),
     "scan": lambda c, plan: ScanLoop(c),
     "torch": lambda c, plan: TorchLoop(c, plan.parallel == "none", plan.products.by),
 }

@@ -52,18 +52,11 @@ def derivative_of(c: Component, given: frozenset[int] | None = None, training: b
     return Derivative(with_masks(c, d.ops, training), pre, ext, d.params, d.shifts, products)
 
 
-def saved_of(c: Component, training: bool = True) -> Saved:
+def saved_of(c: Component, layout: Layout, training: bool = True) -> Saved:
     """What a forward leaves for any backward of the component."""
     from kernels.persistent_cell import saved_values
 
-    return saved_values(cell_of(c, training), derivative_of(c, None, training))
-
-
-def layout_of(c: Component) -> Layout:
-    """Lanes and warps of one program, by how much its backward keeps in registers."""
-    from kernels.persistent_layout import choose_layout
-
-    return choose_layout(cell_of(c, True), derivative_of(c), saved_of(c))
+    return saved_values(cell_of(c, training), derivative_of(c, None, training), layout.programs > 1)
 
 
 def forward_code(c: Component, layout: Layout, train: bool, masked: bool, training: bool = True) -> Kernel:
@@ -71,9 +64,9 @@ def forward_code(c: Component, layout: Layout, train: bool, masked: bool, traini
     random masks are drawn.
     """
     from kernels.persistent_cell import NOTHING
-    from kernels.persistent_source import forward_text
+    from kernels.persistent_forward import forward_text
 
-    saved = saved_of(c, training) if train else NOTHING
+    saved = saved_of(c, layout, training) if train else NOTHING
     return forward_text(cell_of(c, training), layout, saved, masked)
 
 
@@ -81,10 +74,10 @@ def backward_code(
     c: Component, layout: Layout, masked: bool, given: frozenset[int] | None = None, training: bool = True
 ) -> Kernel:
     """All steps of the derivative when the outputs `given` (ops of the cell; all) receive gradients."""
-    from kernels.persistent_source import backward_text
+    from kernels.persistent_backward import backward_text
 
-    d, saved = derivative_of(c, given, training), saved_of(c, training)
-    return backward_text(cell_of(c, training), d, layout, saved, masked)
+    d, saved = derivative_of(c, given, training), saved_of(c, layout, training)
+    return backward_text(cell_of(c, training), d, layout.backward(), saved, masked)
 
 
 def source_of(c: Component, layout: Layout, masked: bool = False) -> str:

@@ -1,39 +1,111 @@
-"""What a loop needs on a chip when one program runs all of it: sizes only, no torch."""
+"""What the persistent kernels can take on a machine, and how it is spread over programs. No torch."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from framework.component import Component
 from framework.machine import Machine
 
-# Shared memory that products need beside the weights: the other operand, and layouts on their way to another.
-SPARE = 24 << 10
+if TYPE_CHECKING:
+    from kernels.persistent_choice import Choice, Room
+    from kernels.persistent_layout import Layout
+
+# Shared memory beside weights and what they are multiplied with: layouts on their way to another.
+SPARE = 14 << 10
+# On AMD matrices stay in registers, of which four waves have 512 KB; half of them are for everything else.
+AMD_BYTES = 256 << 10
 
 
-def padded(size: int) -> int:
-    """Units of a block that holds `size` of them: a power of two, for tensor cores at least 16."""
-    return 1 if size == 1 else max(16, 1 << (size - 1).bit_length())
+def bytes_of(machine: Machine) -> int:
+    """Of one number of a matrix on the chip: float32 is in two parts on NVIDIA, for its tensor cores."""
+    return machine.itemsize * (2 if machine.dtype == "fp32" and machine.chip != "gfx9" else 1)
 
 
-def weight_bytes(c: Component, machine: Machine) -> int:
-    """Bytes of all matrices of the loop as blocks on the chip. float32 on NVIDIA is there in two parts, for
-    tensor cores.
-    """
-    parts = 2 if machine.dtype == "fp32" and machine.chip != "gfx9" else 1
-    sizes = {op.name: (op.size, c.cell[op.args[0]].size) for op in c.cell if op.kind in ("full", "block")}
-    return sum(padded(rows) * padded(cols) for rows, cols in sizes.values()) * parts * machine.itemsize
+def room(machine: Machine) -> Room:
+    """What a GPU has for one program and for all."""
+    from kernels.persistent_choice import LOADED, Room
+
+    there = AMD_BYTES if machine.chip == "gfx9" else machine.shared - SPARE
+    # With more under way, loops of 1024 units spilled on sm_100 (docs/kernels.md).
+    loaded = 64 if machine.chip == "sm_100" else LOADED[0]
+    return Room(there // bytes_of(machine), machine.units, loaded)
 
 
-def refuses(c: Component, machine: Machine) -> str:
-    """Why one program cannot run the loop on a machine, or ""."""
+def fit(c: Component, machine: Machine) -> Choice | str:
+    """The best layout for a loop that `structure` has nothing against, or why there is none."""
+    from framework.persistent import cell_of, derivative_of
+    from kernels.persistent_choice import Room, choose_layout
+
+    cell, d = cell_of(c, True), derivative_of(c)
+    if machine.device != "cuda":
+        return choose_layout(cell, d, Room())
+    try:
+        return choose_layout(cell, d, room(machine))
+    except ValueError as e:
+        return f"it is too large: {e}"
+
+
+def structure(c: Component, machine: Machine) -> str:
+    """Why no kernel of this kind can run the loop on a machine, or ""."""
     if not c.states:
         return "nothing in it reads another step"
     if any(op.kind in ("gather", "index") for op in c.cell):
         return "it looks rows up inside the loop"
-    if machine.device != "cuda":
-        return ""
-    if machine.dtype == "fp64":
-        return "float64 has no fast products"
-    need, there = weight_bytes(c, machine) + SPARE, machine.shared
-    if need > there:
-        return f"its weights take {need >> 10} KB on the chip, a program has {there >> 10} KB"
+    return "float64 has no fast products" if machine.device == "cuda" and machine.dtype == "fp64" else ""
+
+
+def refuses(c: Component, machine: Machine) -> str:
+    """Why weights cannot all stay on the chip, or ""."""
+    reason = structure(c, machine)
+    if reason:
+        return reason
+    found = fit(c, machine)
+    if isinstance(found, str):
+        return found
+    if not found.fits:
+        need, there = found.numbers * bytes_of(machine), found.layout.resident * bytes_of(machine)
+        spread = f"each of {found.layout.programs} programs"
+        return f"its weights take {need >> 10} KB on the chip in {spread}, there are {there >> 10} KB"
     return ""
+
+
+def refuses_streamed(c: Component, machine: Machine) -> str:
+    """Why weights cannot come from L2 at every step, or ""."""
+    reason = structure(c, machine)
+    if reason:
+        return reason
+    if machine.device != "cuda":
+        return "its programs wait for each other, which only a GPU's can"
+    found = fit(c, machine)
+    return found if isinstance(found, str) else ""
+
+
+def layout_of(c: Component, machine: Machine, streamed: bool = False) -> Layout:
+    """The layout of a loop that was not refused. streamed: weights come from L2, as many as do not fit; all
+    of them where all would.
+    """
+    from framework.persistent import cell_of, derivative_of
+    from kernels.persistent_choice import many_programs
+
+    found = fit(c, machine)
+    assert not isinstance(found, str), found
+    if streamed and found.fits:
+        many = many_programs(cell_of(c, True), derivative_of(c), replace(room(machine), numbers=0))
+        return found.layout if many is None else many.layout
+    return found.layout
+
+
+def describe(c: Component, machine: Machine, streamed: bool = False) -> str:
+    """The layout in words, for plans."""
+    layout = layout_of(c, machine, streamed)
+    if layout.programs == 1:
+        return f"one program, {layout.lanes} lanes"
+    kept = f", {layout.resident * bytes_of(machine) >> 10} KB of weights in each" if streamed else ""
+    return f"{layout.programs} programs, {layout.lanes} lanes{kept}"
+
+
+def describe_streamed(c: Component, machine: Machine) -> str:
+    """As `describe`, with weights that come from L2 at every step."""
+    return describe(c, machine, streamed=True)

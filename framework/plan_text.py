@@ -215,7 +215,11 @@ class _Rows:
         """What the loop is and why; on lines of its own what stays in it."""
         plan = self.plan
         c, choice = plan.components[k], plan.choices[k]
-        yield "loop", f"{c.name}  {loop_facts(c)}", f"runner {choice.runner}"
+        yield (
+            "loop",
+            f"{c.name}  {loop_facts(c)}",
+            f"runner {choice.runner}{f' ({choice.how})' if choice.how else ''}",
+        )
         for note in choice.notes:
             yield "", f"  not {note}", ""
         states = [n for n in c.nodes if n in c.states]
@@ -231,7 +235,7 @@ class _Rows:
             cols = c.cell[run.source].size
             what = f"  in loop: {phase}{join_terms(names)} -> {join_names([node_of(w) for w in names])}"
             yield "", what, f"[B, {cols}] x [{cols}, {run.hi - run.lo}]"
-            if choice.runner == "torch" and c.delay:
+            if c.delay:
                 who = gradient_text(plan.machine, plan.products.by, run.hi - run.lo, cols, c.width, run.lo)
                 if who != "by torch":
                     yield "", f"    gradient of the weights, after the loop: {who}", ""

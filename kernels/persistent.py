@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.barrier import new_counters
 from kernels.codecache import load
 from kernels.launch import current_chip
 from kernels.persistent_layout import Layout
@@ -57,6 +58,12 @@ def launch(
 
     ext and grad [T, B, size] may have any strides; all others are packed. seed: of random masks.
     """
+    dtype = next(x.dtype for x in tensors.values() if x.is_floating_point())
+    like = next(iter(tensors.values()))
+    tiles = triton.cdiv(lanes, layout.lanes)
+    groups = min(tiles, layout.groups)
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    tensors = {**tensors, **_exchanged(code, layout, steps, lanes, like, dtype, compute)}
     arguments: dict[str, Any] = {}
     for name in code.arguments:
         x = tensors[name[2:]]
@@ -67,21 +74,45 @@ def launch(
         else:
             assert x.is_contiguous(), name
         arguments[name] = x
-    dtype = next(x.dtype for x in tensors.values() if x.is_floating_point())
-    like = next(iter(tensors.values()))
+    if current_chip(like.device).name.startswith("sm_"):
+        # As many as there are: else ptxas makes room for a second program, which there is not, and spills.
+        arguments["maxnreg"] = 255
+    if layout.programs > 1:
+        # A grid that cannot be on the chip as a whole is refused then: its programs would wait for ever.
+        arguments |= {"GROUPS": groups, "launch_cooperative_grid": True}
     if code.draws:
         arguments["seed"] = int32(seed)
     kernel = getattr(module, code.name)
-    kernel[(triton.cdiv(lanes, layout.lanes),)](
+    kernel[(layout.programs * groups if layout.programs > 1 else tiles,)](
         **arguments,
         T=steps,
         B=lanes,
         BB=layout.lanes,
-        COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32,
+        COMPUTE=tl.float64 if compute == torch.float64 else tl.float32,
         PRECISION=precision(like.device, dtype),
         num_warps=layout.warps,
         enable_fp_fusion=True,
     )
+
+
+def _exchanged(
+    code: Kernel,
+    layout: Layout,
+    steps: int,
+    lanes: int,
+    like: Tensor,
+    dtype: torch.dtype,
+    compute: torch.dtype,
+) -> dict[str, Tensor]:
+    """Where programs meet: counters of barriers, values that only they read, partial statistics."""
+    out: dict[str, Tensor] = {}
+    for at, size, wide in code.exchanged:
+        out[f"x{at}"] = like.new_empty((steps, lanes, size), dtype=compute if wide else dtype)
+    if code.statistics:
+        out["stat"] = like.new_empty((2 * code.statistics, layout.programs, lanes), dtype=compute)
+    if "p_counter" in code.arguments:
+        out["counter"] = new_counters(triton.cdiv(lanes, layout.lanes), like.device)
+    return out
 
 
 def precision(device: torch.device, dtype: torch.dtype) -> str:

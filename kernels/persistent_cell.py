@@ -107,10 +107,11 @@ class Saved:
 NOTHING = Saved({}, ())
 
 
-def saved_values(cell: Cell, d: Derivative) -> Saved:
+def saved_values(cell: Cell, d: Derivative, many: bool = False) -> Saved:
     """Sums of products cannot be computed again without the products: they are kept, over the hoisted
     buffer; or the activation of such a sum, where the derivative reads nothing but that. Results of other
-    products, and their sources, are kept beside. All else is computed again from these.
+    products, and their sources, are kept beside. All else is computed again from these. many: programs share
+    a loop; one then must not write over a hoisted value of a single unit, which all of them read.
     """
     ops = cell.ops
     sums = {at: op.args[0] for at, op in enumerate(ops) if op.kind == "sum" and op.args[0] in cell.columns}
@@ -122,6 +123,7 @@ def saved_values(cell: Cell, d: Derivative) -> Saved:
         for a in d.ops[at].args if at not in leaves else ():
             readers.setdefault(a, set()).add(at)
     columns: dict[int, int] = {}
+    single: set[int] = set()
     for at, start in sums.items():
         if at not in readers or at in stored:
             continue
@@ -130,9 +132,11 @@ def saved_values(cell: Cell, d: Derivative) -> Saved:
             not more and first < len(ops) and d.ops[first].kind in cell.forms and len(d.ops[first].args) == 1
         )
         keep = first if alone else at
-        if keep not in stored:
+        if keep not in stored and not (many and ops[keep].size == 1):
             columns[keep] = cell.columns[start]
-    extra = {at for at in found if at < len(ops) and ops[at].kind == "block"}
+        elif keep not in stored:
+            single.add(keep)
+    extra = single | {at for at in found if at < len(ops) and ops[at].kind == "block"}
     extra |= {source for *_, source in d.products if ops[source].kind not in (*LEAVES, "const")}
     return Saved(columns, tuple(sorted(extra - stored - set(columns))))
 

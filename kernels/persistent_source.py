@@ -7,22 +7,27 @@ which sizes) is what makes one cell differ from another. Statements come from `p
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from kernels.codegen import names_of, needed
-from kernels.persistent_cell import LEAVES, Cell, Derivative, Saved, given_to
-from kernels.persistent_emit import NEAR, Emitter, free_names
-from kernels.persistent_layout import Layout
+from kernels.persistent_cell import Cell
+from kernels.persistent_emit import Emitter
+from kernels.persistent_exchange import Exchange, Place
+from kernels.persistent_memory import AHEAD, ThroughMemory
+from kernels.persistent_onchip import OnChip
 
-SUMS = 4  # over steps and lanes that stay in registers: each takes two for every unit that a thread has
 HEADER = """\
 import triton
 import triton.language as tl
 
 from kernels.activations import relu, sigmoid, tanh  # noqa: F401
+from kernels.barrier import arrive, wait  # noqa: F401
 from kernels.random import drop_mask, random_bits, renewal_mask, zoneout_mask  # noqa: F401
-from kernels.rows import add_exactly, normalize, row_sum, rstd, softmax  # noqa: F401
+from kernels.rows import (  # noqa: F401
+    add_exactly, gates_2, gates_4, gates_8, normalize, part_mean, part_moment, row_exp, row_max, row_sum,
+    rstd, softmax, whole_moments, whole_softmax,
+)
 """
 
 
@@ -33,7 +38,9 @@ class Kernel:
     Tensors by the first part of their name: p_pre, p_d_pre; p_ext<number>, p_d_ext<number>; p_par<i> and
     p_d_par<i>: the i-th of `par`, `d_par`; p_w<number>; p_keep<distance>; p_init<state>; and with the place
     of an op in the list: p_node, p_extra (saved), p_grad (of an output), p_edge and p_lost and p_far (of a
-    read), p_factor (of a weight gradient).
+    read), p_factor (of a weight gradient), p_x (exchanged between programs: `exchanged` has the op, its size
+    and whether it is more than a factor of a product). p_stat: `statistics` rows; p_counter: of barriers.
+    numbers: of matrices on the chip, in each of many programs; under_way: of sources at the same time.
     """
 
     name: str
@@ -43,13 +50,17 @@ class Kernel:
     d_par: tuple[str, ...] = ()
     factors: tuple[int, ...] = ()
     draws: bool = False
+    exchanged: tuple[tuple[int, int, bool], ...] = ()
+    statistics: int = 0
+    numbers: int = 0
+    under_way: int = 0
 
 
-class _Step:
+class Step:
     """What forward and backward have in common; lives while one kernel is written."""
 
-    def __init__(self, cell: Cell, e: Emitter, masked: bool):
-        self.cell, self.e, self.masked = cell, e, masked
+    def __init__(self, cell: Cell, e: Emitter, masked: bool, backward: bool):
+        self.cell, self.e, self.masked, self.backward = cell, e, masked, backward
         self.ops, self.names = e.ops, e.names
 
     def outside(self, order: Iterable[int]) -> tuple[str, ...]:
@@ -70,10 +81,20 @@ class _Step:
                 mask = "" if e.exact(op.size) else f", mask={unit} < {op.size}, other=0.0"
                 shape = f"[{e.layout.units(op.size)}, 1]"
                 line = f"{self.names[at]} = tl.load({p} + {unit}{mask}).to(COMPUTE)  # {shape} {op.name}"
-                e.before.append(line)
+                e.once.append(line)
                 e.text[at] = self.names[at]
                 e.vector.add(at)
         return tuple(par)
+
+    def outer(self, at: int) -> Place | None:
+        """Where a value from outside is, or an outer gradient."""
+        op = self.ops[at]
+        if op.kind == "pre":
+            return Place(self.e.argument("p_pre"), "o_row", self.cell.width, self.cell.columns[at])
+        if op.kind in ("ext", "grad"):
+            name = f"{op.kind}{op.lo}"
+            return Place(self.e.argument(f"p_{name}"), "o_row", f"s_{name}", 0, f" * s_unit_{name}")
+        return None
 
     def keep(self, distance: int) -> str:
         """Whether a read of that distance stays in its sequence, [1, lanes]."""
@@ -90,16 +111,52 @@ class _Step:
         p, unit, name = self.e.argument(f"p_init{number}"), self.e.units(size), f"init_{number}"
         mask = "" if self.e.exact(size) else f", mask={unit} < {size}, other=0.0"
         line = f"{name} = tl.load({p} + {unit}{mask}).to(COMPUTE)  # {node}"
-        if line not in self.e.before:
-            self.e.before.append(line)
+        if line not in self.e.once:
+            self.e.once.append(line)
         return name
+
+    def place(self, at: int, shift: int = 0, row: str = "o_row") -> Place:
+        """Where stored op `at` is, `shift` steps from those of `row`."""
+        p = self.e.argument(f"p_node{at}")
+        away = self.cell.front + shift
+        return Place(p, f"{row} + {away} * B" if away else row, self.ops[at].size)
 
     def node(self, at: int, shift: int, row: str = "o_row") -> str:
         """Pointers to stored op `at`, `shift` steps from those of `row`."""
-        p = self.e.argument(f"p_node{at}")
-        away = self.cell.front + shift
-        row = f"{row} + {away} * B" if away else row
-        return self.e.row(p, self.ops[at].size, self.ops[at].size, row)
+        return self.place(at, shift, row).at(self.e.units(self.ops[at].size))
+
+    def exchange(self, ready: Callable[[int], Place | None], stores: Sequence[tuple[int, Place]]) -> Exchange:
+        """Through memory, if there are many programs (see `ThroughMemory`)."""
+        e = self.e
+        if e.layout.programs == 1:
+            return OnChip(e)
+        return ThroughMemory(e, ready, dict(stores), self.cut, not self.backward)
+
+    def cut(self, at: int, value: str, units: str, mask: str, deep: bool) -> str:
+        """A read of any units, or their initial values where it has left its sequence."""
+        op = self.ops[at]
+        if op.kind != "shift" or not self.masked:
+            return value
+        state = list(self.cell.states).index(op.name)
+        p = self.e.argument(f"p_init{state}")
+        initial = f"tl.load({p} + {units}, mask={mask}, other=0.0)" if mask else f"tl.load({p} + {units})"
+        keep = self.keep(abs(op.shift)) + ("[None, :, :]" if deep else "")
+        kind = ".to(COMPUTE)" if value.endswith(".to(COMPUTE)") else ""
+        return f"tl.where({keep}, {value}, {initial}{kind})"
+
+    def emit(self, exchange: Exchange, order: Sequence[int], stores: Sequence[tuple[int, Place]]) -> None:
+        """All ops, with what programs exchange between them; then what is still to be stored."""
+        e = self.e
+        e.exchange = exchange
+        e.count(order)
+        for level, part in enumerate(exchange.levels(order)):
+            exchange.open(level)
+            e.emit(part)
+            exchange.close(level)
+        done = exchange.stored
+        for at, place in stores:
+            if place not in done:
+                e.body.append(e.store(place.at(e.units(self.ops[at].size)), at, self.ops[at].size))
 
     def within(self, at: int) -> None:
         """Put the initial value in place of a read (it has a text) that has left its sequence."""
@@ -109,28 +166,32 @@ class _Step:
             self.e.body.append(f"{name} = {kept}  # {op.name}[t{op.shift:+d}]")
             self.e.text[at] = name
 
-    def kernel(self, name: str, doc: str, backward: bool) -> tuple[str, tuple[str, ...], bool]:
-        """The whole function, its tensors, and whether it takes a seed."""
+    def kernel(self, name: str, doc: str, **more: tuple[Any, ...]) -> Kernel:
+        """The whole kernel."""
         e, ahead = self.e, self.e.ahead
-        forward = self.cell.forward is not backward
+        forward = self.cell.forward is not self.backward
         strides = [a[2:] for a in e.arguments if a.startswith(("p_ext", "p_grad"))]
         loop = [
             "t = s" if forward else "t = T - 1 - s",
             "o_row = tl.cast(t, tl.int64) * B + o_lane  # [1, BB]",
         ]
         loop += e.takes
+        step: list[str] = []
         if ahead:
             after = "tl.minimum(s + 1, T - 1)" if forward else "tl.maximum(T - 2 - s, 0)"
             step = [f"o_next = tl.cast({after}, tl.int64) * B + o_lane"]
             step += [f"{name} = {load.format(row='o_next')}" for name, load in ahead]
-            loop += step  # on their way while this step is computed
-        loop += e.body
+        if AHEAD in e.body:  # behind the last arrival, before programs wait
+            place = e.body.index(AHEAD)
+            loop += [*e.body[:place], *step, *e.body[place + 1 :]]
+        else:  # on their way while this step is computed
+            loop += [*step, *e.body]
         first_row = "o_lane" if forward else "tl.cast(T - 1, tl.int64) * B + o_lane"
-        lines = [
-            f'"""{doc}"""',
-            "o_lane = tl.program_id(0).to(tl.int64) * BB + tl.arange(0, BB)[None, :]  # [1, BB]",
+        tile = [
+            "o_lane = tl.cast(i_tile, tl.int64) * BB + tl.arange(0, BB)[None, :]  # [1, BB]",
             "m_lane = o_lane < B",
-            *e.ranges(),
+            *(["m_first = o_lane < tl.where(i_part == 0, B, 0)"] if e.layout.programs > 1 else []),
+            *e.ranges("m"),
             *e.before,
             *([f"o_row = {first_row}"] if ahead else []),
             *(f"{name} = {load.format(row='o_row')}" for name, load in ahead),
@@ -138,224 +199,32 @@ class _Step:
             *(f"    {line}" for line in loop),
             *e.after,
         ]
+        parts = e.layout.programs
+        if parts > 1:
+            lines = [
+                f"i_part = tl.program_id(0) % {parts}",
+                f"i_parts = tl.arange(0, {1 << (parts - 1).bit_length()})[:, None]",
+                *e.ranges("uk"),
+                *e.once,
+                f"for i_tile in tl.range(tl.program_id(0) // {parts}, tl.cdiv(B, BB), GROUPS, num_stages=1):",
+                *(["    p_bar = p_counter + i_tile * 32"] if "p_counter" in e.arguments else []),
+                *(f"    {line}" for line in tile),
+            ]
+        else:
+            lines = ["i_tile = tl.program_id(0)", *e.ranges("uk"), *e.once, *tile]
+        lines = [f'"""{doc}"""', *lines]
         constants = [f"{c}: tl.constexpr" for c in ("BB", "COMPUTE", "PRECISION")]
+        groups = ["GROUPS"] * (parts > 1)
         fixed = [*(f"s_{name}" for name in strides), *(f"s_unit_{name}: tl.constexpr" for name in strides)]
-        arguments = ", ".join([*e.arguments, *fixed, "T", "B", *["seed"] * e.draws, *constants])
-        loose = ", ".join(f'"{x}"' for x in ("T", "B", *["seed"] * e.draws))
+        arguments = ", ".join([*e.arguments, *fixed, "T", "B", *groups, *["seed"] * e.draws, *constants])
+        loose = ", ".join(f'"{x}"' for x in ("T", "B", *groups, *["seed"] * e.draws))
         head = f"@triton.jit(do_not_specialize=[{loose}])\ndef {name}(\n{wrapped(arguments)}\n):\n"
-        return head + "".join(f"    {line}\n" for line in lines), tuple(e.arguments), e.draws
-
-
-def forward_text(cell: Cell, layout: Layout, saved: Saved, masked: bool) -> Kernel:
-    """All steps forward; `saved` is left for a backward."""
-    ops = cell.ops
-    names = free_names(names_of(ops, cell.roots))
-    e = Emitter(cell, ops, layout, names)
-    step = _Step(cell, e, masked)
-    wanted = [*cell.stored, *saved.columns, *saved.extra]
-    e.kept = set(wanted)
-    leaves = [at for at, op in enumerate(ops) if op.kind in LEAVES]
-    order = needed(ops, wanted, leaves)
-    par = step.outside(order)
-    if masked:
-        for d in sorted({abs(ops[at].shift) for at in order if ops[at].kind == "shift"}):
-            step.keep(d)
-    rings: dict[int, int] = {}
-    for at in order:
-        op = ops[at]
-        if op.kind == "shift":
-            root, distance = cell.roots[op.name], abs(op.shift)
-            if distance <= NEAR:
-                rings[root] = max(rings.get(root, 0), distance)
-                e.text[at] = f"back_{names[root]}_{distance}"
-            else:
-                load = f"tl.load({step.node(root, op.shift)}, mask={e.mask(op.size)}, other=0.0)"
-                e.body.append(f"{names[at]} = {load}.to(COMPUTE)  # {op.name}[t{op.shift:+d}]")
-                e.text[at] = names[at]
-            step.within(at)
-    for root, depth in rings.items():
-        edge = "o_lane" if cell.forward else "tl.cast(T - 1, tl.int64) * B + o_lane"
-        for k in range(1, depth + 1):
-            pointers = step.node(root, -k if cell.forward else k, edge)
-            load = f"tl.load({pointers}, mask={e.mask(ops[root].size)}, other=0.0)"
-            e.before.append(f"back_{names[root]}_{k} = {load}.to(COMPUTE)")
-    e.emit(order)
-    for at in cell.stored:
-        e.body.append(e.store(step.node(at, 0), at, ops[at].size))
-    for at, column in saved.columns.items():
-        pre = e.argument("p_pre")
-        e.body.append(e.store(e.row(pre, cell.width, ops[at].size, column=column), at, ops[at].size))
-    for at in saved.extra:
-        pointer = e.argument(f"p_extra{at}")
-        e.body.append(e.store(e.row(pointer, ops[at].size, ops[at].size), at, ops[at].size))
-    if any(ops[at].kind == "shift" and abs(ops[at].shift) > NEAR for at in order):
-        e.body.append("tl.debug_barrier()  # these rows are read again, some steps later")
-    for root, depth in rings.items():
-        for k in range(depth, 0, -1):
-            value = f"back_{names[root]}_{k - 1}" if k > 1 else e.block(root)
-            e.body.append(f"back_{names[root]}_{k} = {value}")
-    text, arguments, draws = step.kernel("forward_kernel", "All steps forward.", False)
-    return Kernel("forward_kernel", text, arguments, par, draws=draws)
-
-
-def backward_text(cell: Cell, d: Derivative, layout: Layout, saved: Saved, masked: bool) -> Kernel:
-    """All steps of the derivative, last one first. Raises Unkept."""
-    return _Backward(cell, d, layout, saved, masked).run()
-
-
-class _Backward:
-    """Lives while one backward kernel is written."""
-
-    def __init__(self, cell: Cell, d: Derivative, layout: Layout, saved: Saved, masked: bool):
-        self.cell, self.d, self.ops, self.saved, self.masked = cell, d, d.ops, saved, masked
-        self.names = free_names(adjoint_names(names_of(d.ops, cell.roots), cell, d))
-        self.e = Emitter(cell, d.ops, layout, self.names)
-        self.step = _Step(cell, self.e, masked)
-        self.many = len(d.params) + masked * len(d.shifts) > SUMS
-
-    def run(self) -> Kernel:
-        e, step, ops = self.e, self.step, self.ops
-        order = given_to(self.cell, self.d, self.saved)
-        e.kept = set(self.d.outputs)
-        columns, extra = self.saved.columns, set(self.saved.extra)
-        stored = set(self.cell.stored)
-        par = step.outside([at for at in order if at not in columns and at not in stored])
-        if self.masked and (self.d.shifts or any(ops[at].kind == "shift" for at in order)):
-            for distance in self.cell.distances:
-                step.keep(distance)
-        for at in order:
-            op = ops[at]
-            if at in columns:
-                pre = e.argument("p_pre")
-                e.fetch(at, e.row(pre, self.cell.width, op.size, "{row}", columns[at]), op.size)
-            elif at in stored:
-                e.fetch(at, step.node(at, 0, "{row}"), op.size)
-            elif at in extra:
-                e.fetch(at, e.row(e.argument(f"p_extra{at}"), op.size, op.size, "{row}"), op.size)
-            elif op.kind == "shift":
-                e.fetch(at, step.node(self.cell.roots[op.name], op.shift, "{row}"), op.size)
-        for at in order:
-            if ops[at].kind == "shift":
-                step.within(at)
-        far = self._arrived(order)
-        e.emit(order)
-        self._store_adjoints()
-        factors = self._factors()
-        self._send(far)
-        if self.many:
-            e.body.append("tl.debug_barrier()  # sums are read again in the next step")
-        text, arguments, draws = step.kernel(
-            "backward_kernel", "All steps of the derivative, last one first.", True
-        )
-        return Kernel("backward_kernel", text, arguments, par, tuple(self.d.params), factors, draws)
-
-    def _arrived(self, order: Sequence[int]) -> set[int]:
-        """Give adjoints that other steps have sent a text; reads whose adjoints go through memory."""
-        e, far = self.e, set[int]()
-        for at in self.d.shifts:
-            if abs(self.ops[at].shift) > NEAR:
-                far.add(at)
-        for at in order:
-            op = self.ops[at]
-            if op.kind != "back":
-                continue
-            if op.lo not in far:
-                e.text[at] = f"back_{op.lo}_{abs(op.shift)}"
-                continue
-            pointer = e.argument(f"p_far{op.lo}")
-            there = f"(t + {op.shift} >= 0) & (t + {op.shift} < T)"
-            e.body.append(f"m_far = o_lane < tl.where({there}, B, 0)  # else nothing was sent")
-            pointers = e.row(pointer, op.size, op.size, f"o_row + {op.shift} * B")
-            mask = f"{e.mask(op.size)} & m_far"
-            e.body.append(f"{self.names[at]} = tl.load({pointers}, mask={mask}, other=0.0)")
-            e.text[at] = self.names[at]
-        return far
-
-    def _store_adjoints(self) -> None:
-        e, cell, ops = self.e, self.cell, self.ops
-        for start, g in self.d.pre.items():
-            size = ops[start].size
-            row = e.row(e.argument("p_d_pre"), cell.width, size, column=cell.columns[start])
-            e.body.append(e.store(row, g, size))
-        for number, g in self.d.ext.items():
-            row = e.row(e.argument(f"p_d_ext{number}"), ops[g].size, ops[g].size)
-            e.body.append(e.store(row, g, ops[g].size))
-        for i, g in enumerate(self.d.params.values()):
-            size = ops[g].size
-            self._total(f"par{i}", f"tl.where(m_lane, {e.block(g)}, 0.0)", size)
-
-    def _total(self, name: str, value: str, size: int) -> None:
-        """Sum `value` over lanes and steps, and store it as a row [units] of this tile of lanes.
-
-        Few sums stay in registers; many are kept where they are stored, with what rounding took from them in
-        a second row.
-        """
-        e = self.e
-        pointer = e.argument(f"p_d_{name}" if name.startswith("par") else f"p_{name}")
-        unit, block = e.units(size), e.layout.units(size)
-        mask = "" if e.exact(size) else f", mask={unit} < {size}"
-        places = [f"{pointer} + tl.program_id(0) * {2 * size} + {k * size} + {unit}" for k in (0, 1)]
-        kinds = [f"{kind}_{name}" for kind in ("sum", "rest")]
-        zeros = [f"{kind} = tl.zeros([{block}, 1], COMPUTE)" for kind in kinds]
-        stores = [f"tl.store({p}, {kind}{mask})" for p, kind in zip(places, kinds, strict=True)]
-        added = f"add_exactly({', '.join(kinds)}, tl.sum({value}, axis=1, keep_dims=True))"
-        e.before += zeros
-        if self.many:
-            e.before += stores
-            e.body += [f"{kind} = tl.load({p}{mask})" for p, kind in zip(places, kinds, strict=True)]
-        e.body.append(f"{', '.join(kinds)} = {added}")
-        (e.body if self.many else e.after).extend(stores)
-
-    def _factors(self) -> tuple[int, ...]:
-        """Adjoints that weight gradients need and that are no hoisted sums' adjoints."""
-        e, there = self.e, set(self.d.pre.values())
-        found = dict.fromkeys(g for kind, _, g, _ in self.d.products if kind == "block" or g not in there)
-        for g in found:
-            size = self.ops[g].size
-            e.body.append(e.store(e.row(e.argument(f"p_factor{g}"), size, size), g, size))
-        return tuple(found)
-
-    def _send(self, far: set[int]) -> None:
-        """Adjoints of reads on their way to the steps that were read."""
-        e = self.e
-        sent: dict[int, str] = {}
-        for at, g in self.d.shifts.items():
-            op, value = self.ops[at], e.block(g)
-            sent[at] = f"o_sent_{at}"
-            if self.masked:
-                e.body.append(f"o_sent_{at} = tl.where(keep_{abs(op.shift)}, {value}, 0.0)")
-                self._total(f"lost{at}", f"tl.where(m_lane, {value} - o_sent_{at}, 0.0)", op.size)
-            else:
-                e.body.append(f"o_sent_{at} = {value}")
-        for at, value in sent.items():
-            op = self.ops[at]
-            if at in far:
-                row = e.row(e.argument(f"p_far{at}"), op.size, op.size)
-                e.body.append(e.store_text(row, value, op.size))
-                continue
-            block, names = e.layout.units(op.size), f"back_{at}"
-            for k in range(abs(op.shift), 0, -1):
-                e.before.append(f"{names}_{k} = tl.zeros([{block}, BB], COMPUTE)")
-                e.body.append(f"{names}_{k} = {f'{names}_{k - 1}' if k > 1 else value}")
-                row = e.row(e.argument(f"p_edge{at}_{k}"), op.size, op.size, "o_lane")
-                e.after.append(e.store_text(row, f"{names}_{k}", op.size))
-        if far:
-            e.body.append("tl.debug_barrier()  # these rows are read again, some steps later")
-
-
-def adjoint_names(names: Mapping[int, str], cell: Cell, d: Derivative) -> dict[int, str]:
-    """d_pre0, d_ext0 and so on for results that have no name but a number yet."""
-    place = {("ext", op.lo): at for at, op in enumerate(cell.ops) if op.kind == "ext"}
-    place |= {("param", op.name): at for at, op in enumerate(cell.ops) if op.kind == "param"}
-    of = [*d.pre.items(), *((place["ext", i], g) for i, g in d.ext.items())]
-    of += [*((place["param", n], g) for n, g in d.params.items()), *d.shifts.items()]
-    out, taken = dict(names), set(names.values())
-    for at, g in of:
-        wanted = f"d_{names[at]}"
-        if out[g] == f"v{g}" and wanted not in taken:
-            taken.add(wanted)
-            out[g] = wanted
-    return out
+        text = head + "".join(f"    {line}\n" for line in lines)
+        exchanged, rows = e.exchange.exchanged, e.exchange.rows
+        return Kernel(
+            name, text, tuple(e.arguments), draws=e.draws, exchanged=exchanged, statistics=rows,
+            numbers=e.exchange.numbers, under_way=e.exchange.under_way, **more,
+        )  # fmt: skip
 
 
 def wrapped(text: str) -> str:

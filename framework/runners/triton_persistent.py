@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from framework import persistent_fit
 from framework.component import Component
 from framework.errors import ConfigError
+from framework.machine import CPU, Machine
 from framework.persistent import (
     backward_code,
     blocks_of,
     derivative_of,
     forward_code,
-    layout_of,
     saved_of,
 )
+from framework.products import By
+from framework.runners.hoisted_products import products_by
 from framework.runners.loop import Chunk, Kept, LoopRunner
-from framework.runners.products import outer
 
 if TYPE_CHECKING:
     from kernels.persistent_cell import Derivative, Saved
@@ -33,12 +35,17 @@ if TYPE_CHECKING:
 
 
 class PersistentLoop(LoopRunner):
-    """One component, compiled on first use."""
+    """One component on a machine, compiled on first use.
+
+    streamed: weights may come from L2 at every step. by: who does products over the whole chunk.
+    """
 
     own_masks = True
 
-    def __init__(self, c: Component):
-        self.c = c
+    def __init__(self, c: Component, machine: Machine = CPU, streamed: bool = False, by: By = "torch"):
+        self.c, self.machine, self.streamed = c, machine, streamed
+        self.by: By = by
+        self.variant = f"{machine} {streamed} {by}"
         self.ext = [i for i in range(len(c.ext)) if i not in c.masks]  # numbers of those that a call brings
         self.blocks = blocks_of(c)
         self.vectors = list(dict.fromkeys(op.name for op in c.cell if op.kind == "param"))
@@ -62,14 +69,14 @@ class PersistentLoop(LoopRunner):
     def layout(self) -> Layout:
         """How the loop is spread over programs."""
         if self._layout is None:
-            self._layout = layout_of(self.c)
+            self._layout = persistent_fit.layout_of(self.c, self.machine, self.streamed)
         return self._layout
 
     @property
     def saved(self) -> Saved:
         """What a forward leaves for its backward beside stored nodes."""
         if self._saved is None:
-            self._saved = saved_of(self.c)
+            self._saved = saved_of(self.c, self.layout)
         return self._saved
 
     @property
@@ -109,7 +116,7 @@ class PersistentLoop(LoopRunner):
         """See `LoopRunner.run`."""
         v = self.environment(chunk, n_ext, tensors)
         kept = self._buffers(chunk, v, train)
-        self._launch(chunk, self.code(chunk, train), v | kept)
+        self._launch(chunk, self.layout, self.code(chunk, train), v | kept)
         return tuple(self.value(chunk, v | kept, at).detach() for _, at in self.c.outputs), kept
 
     def environment(self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -127,12 +134,14 @@ class PersistentLoop(LoopRunner):
         v |= {f"keep{d}": x.squeeze(-1).contiguous() for d, x in chunk.masks.items()}
         return v
 
-    def _launch(self, chunk: Chunk, made: tuple[Kernel, ModuleType], v: Mapping[str, Tensor]) -> None:
+    def _launch(
+        self, chunk: Chunk, layout: Layout, made: tuple[Kernel, ModuleType], v: Mapping[str, Tensor]
+    ) -> None:
         from kernels.persistent import launch
 
         code, module = made
         named = {f"par{i}": v[f"par {name}"] for i, name in enumerate(code.par)}
-        launch(code, module, self.layout, chunk.steps, chunk.lanes, int(chunk.seed or 0), {**v, **named})
+        launch(code, module, layout, chunk.steps, chunk.lanes, int(chunk.seed or 0), {**v, **named})
 
     def keeps(self, chunk: Chunk) -> dict[str, Kept]:
         """Stored ops [front + T + back, B, size], and what else the backward needs [T, B, size]."""
@@ -191,7 +200,7 @@ class PersistentLoop(LoopRunner):
         v |= {f"grad{at}": g for at, g in grads.items()}
         d = self.derivative(given)
         found = self._gradient_buffers(chunk, code, d, v)
-        self._launch(chunk, made, v | found)
+        self._launch(chunk, self.layout.backward(), made, v | found)
         v |= found
         out: list[Tensor | None] = [v["d_pre"]] if c.targets else []
         out += [v.get(f"d_ext{i}") for i in self.ext]
@@ -246,7 +255,9 @@ class PersistentLoop(LoopRunner):
             if reached.isdisjoint(name for name, _, _ in run.weights):
                 continue
             g = v["d_pre"][..., run.lo : run.hi]
-            out[f"run {k}"] = outer(_flat(g), _flat(self.value(chunk, v, run.source)))
+            out[f"run {k}"] = products_by(self.by, g.device).dw(
+                _flat(g), _flat(self.value(chunk, v, run.source))
+            )
         for kind, name, g_op, source in d.products:
             if kind != "block":
                 continue

@@ -55,6 +55,9 @@ TABLES = {
     "kernels.persistent_cell",
     "kernels.persistent_layout",
     "kernels.persistent_source",
+    "kernels.persistent_forward",
+    "kernels.persistent_backward",
+    "kernels.persistent_choice",
 }
 DISTRIBUTIONS = {  # import name -> what pyproject.toml calls it, where they differ
     "yaml": "pyyaml",

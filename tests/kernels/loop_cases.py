@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+import triton
 from torch import Tensor
 
 from framework import Network
 from framework.component import Component
+from framework.machine import Machine
+from framework.network import RUNNERS
+from framework.products import BY_TORCH
 from framework.runners.loop import Chunk, LoopRunner
+from framework.runners.place import DTYPES
+from kernels.launch import chip_name
 from tests.gpu.cases import graph_of
 
 STEPS = 100  # T is no compile-time number: any will do
@@ -21,9 +29,22 @@ def chunk(runner: str, cell: str, lanes: int, units: int, dtype: str, masked: bo
     """
     kind = getattr(torch, dtype)
     net = Network(graph_of(cell, units), runner=runner).to(kind)
+    place(net)
     assert all(choice.runner == runner for choice in net.plan.choices), net.plan.choices
     for at, (c, loop) in enumerate(zip(net.plan.components, net.loops, strict=True)):
         launch(net, at, c, loop, lanes, kind, masked)
+
+
+def place(net: Network) -> None:
+    """Plan the network as if it were on the chip that is compiled for."""
+    driver = triton.runtime.driver.active
+    target, found = driver.get_current_target(), driver.utils.get_device_properties(0)
+    limits = found["max_shared_mem"], found["multiprocessor_count"]
+    chip = chip_name(target.backend, target.arch)
+    plan = net.plan.on(Machine("cuda", chip, DTYPES[net.like.dtype], *limits))
+    net.plan = replace(plan, products=BY_TORCH)  # gradients of weights: of no interest here
+    choices = zip(net.plan.components, net.plan.choices, strict=True)
+    net.loops = [RUNNERS[choice.runner](c, net.plan) for c, choice in choices]
 
 
 def launch(

@@ -186,7 +186,7 @@ MUTANTS: dict[str, tuple[str, Change]] = {
     "another mask in the backward": ("backward", ("random_bits(seed,", "random_bits(seed + 1,")),
     "gradients cross resets": ("backward", ("tl.where(keep_2,", "tl.where(keep_2 | True,")),
     "sent to another step": ("backward", ("o_row + 6 * B", "o_row + 5 * B")),
-    "a sum of the last tile alone": ("backward", ("p_d_par0 + tl.program_id(0) * 10", "p_d_par0 + 0")),
+    "a sum of the last tile alone": ("backward", ("p_d_par0 + i_tile * 10", "p_d_par0 + 0")),
     "a weight is not turned": ("backward", ("(0 + k5) * 5 + u5", "(0 + u5) * 5 + k5")),
     "the last step's adjoints are lost": ("backward", ("tl.range(0, T,", "tl.range(1, T,")),
 }

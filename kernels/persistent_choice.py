@@ -1,0 +1,125 @@
+"""Which layout a persistent loop gets: what fits a chip, and of that the one with the least to wait for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from kernels.codegen import Op
+from kernels.persistent_backward import backward_text
+from kernels.persistent_cell import LEAVES, Cell, Derivative, Saved, given_to, saved_values
+from kernels.persistent_forward import forward_text
+from kernels.persistent_layout import Layout
+
+# Lanes and warps of one program, those with the fewest exchanges between warps first.
+SHAPES = ((16, 4), (16, 8), (8, 8))
+# Registers that a thread may need by our count, of 255: beyond, compiled kernels began to spill
+# (docs/kernels.md: lstm_norm and nas of 128 units).
+REGISTERS = 220
+# What a compiled kernel took for each register of a value alive (lstm, lstm_peephole, gru of 128 units).
+OVERHEAD = 1.3
+# Units of one of many programs. Most of a step is waiting, so the fewer the better while programs are there.
+UNITS = (16, 32, 64, 128)
+LOADED = (128, 64, 32)  # numbers of sources that a thread has under way, see `Room`
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a chip has: `numbers` of matrices for one program (None: any), `programs` at the same time, and
+    registers for `loaded` numbers of sources: the more are under way, the fewer times a step waits for L2.
+    """
+
+    numbers: int | None = None
+    programs: int = 1 << 30
+    loaded: int = LOADED[0]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layout, and how many `numbers` of matrices and their sources one program then has to hold; `fits`:
+    there is room for all of them.
+    """
+
+    layout: Layout
+    numbers: int
+    fits: bool
+
+
+def one_program(cell: Cell, d: Derivative, room: Room) -> Choice:
+    """All units in one program: lanes and warps by what is alive at once in its backward."""
+    saved = saved_values(cell, d)
+    for lanes, warps in SHAPES:
+        layout = Layout(lanes=lanes, warps=warps)
+        registers = OVERHEAD * alive(cell, d, saved, layout) * lanes / (32 * warps)
+        if registers <= REGISTERS:
+            break
+    sizes = {op.name: (op.size, cell.ops[op.args[0]].size) for op in cell.ops if op.kind in ("full", "block")}
+    numbers = sum(layout.units(rows) * layout.units(cols) for rows, cols in sizes.values())
+    return Choice(
+        layout, numbers, room.numbers is None or (numbers <= room.numbers and registers <= REGISTERS)
+    )
+
+
+def many_programs(cell: Cell, d: Derivative, room: Room) -> Choice | None:
+    """As many programs as there are blocks of units, the smallest blocks first; None: not even the largest.
+
+    Matrices share the room with the sources that are under way.
+    """
+    saved, size = saved_values(cell, d, many=True), max(op.size for op in cell.ops)
+    best: Choice | None = None
+    for units in UNITS:
+        programs = -(-size // units)
+        if programs < 2 or programs > room.programs:
+            continue
+        for loaded in (n for n in LOADED if n <= room.loaded):
+            layout = Layout(programs, groups=max(1, room.programs // programs), splits=4, loaded=loaded)
+            kernels = (
+                forward_text(cell, layout, saved, False),
+                backward_text(cell, d, layout.backward(), saved, False),
+            )
+            numbers = max(k.numbers + k.under_way for k in kernels)
+            if room.numbers is None or numbers <= room.numbers:
+                return Choice(layout, numbers, True)
+            if best is None or numbers < best.numbers:
+                resident = max(0, room.numbers - max(k.under_way for k in kernels))
+                best = Choice(replace(layout, resident=resident), numbers, False)
+    return best
+
+
+def choose_layout(cell: Cell, d: Derivative, room: Room) -> Choice:
+    """One program where everything fits into it; else many. Raises ValueError where neither can be."""
+    one = one_program(cell, d, room)
+    if one.fits:
+        return one
+    many = many_programs(cell, d, room)
+    if many is None:
+        raise ValueError(f"{max(op.size for op in cell.ops)} units over {room.programs} programs")
+    return many
+
+
+def alive(cell: Cell, d: Derivative, saved: Saved, layout: Layout) -> float:
+    """The most numbers of a lane that are there at once in a step of the backward, in registers of 4 bytes.
+
+    What is loaded a step ahead is there twice, once in the type of the tensors (counted as half).
+    """
+    order = given_to(cell, d, saved)
+    place = {at: i for i, at in enumerate(order)}
+    leaves = {at for at, op in enumerate(d.ops) if op.kind in LEAVES} | set(cell.stored)
+    leaves |= {*saved.columns, *saved.extra}
+    last = dict(place)
+    for at in order:
+        last.update((a, max(last[a], place[at])) for a in d.ops[at].args if a in place)
+    last.update((at, len(order)) for at in d.outputs)
+
+    def size(op: Op) -> int:
+        # A vector is there for each unit of a thread, which may be as many as a block has.
+        return 0 if op.kind == "const" else layout.units(op.size)
+
+    change = [0] * (len(order) + 2)
+    for at in order:
+        change[0 if at in leaves else place[at]] += size(d.ops[at])
+        change[last[at] + 1] -= size(d.ops[at])
+    now = most = 0
+    for step in change:
+        now += step
+        most = max(most, now)
+    return most + sum(size(d.ops[at]) for at in order if at in leaves) / 2
