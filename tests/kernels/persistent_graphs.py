@@ -14,6 +14,7 @@ from triton.runtime.interpreter import InterpretedFunction, TensorHandle
 
 from framework import Network, load_graph
 from framework.graph import Graph
+from framework.pause import no_garbage_collection
 from framework.runners.triton_persistent import PersistentLoop
 from kernels import activations
 from tests.compare import TOLERANCE, assert_same, assert_same_state, copy_weights, run_network, run_oracle
@@ -25,6 +26,13 @@ CELLS = (
     "lstm_projection", "mgu", "mingru", "minlstm", "mlstm", "nas", "rhn", "rnn_relu", "rnn_tanh", "scrn",
     "sru", "ugrnn",
 )  # fmt: skip
+
+
+@contextmanager
+def prepared() -> Iterator[None]:
+    """For comparisons in float64: an exact tanh, poison, and no garbage collection (a fifth of the time)."""
+    with float64_tanh(), poisoned(), no_garbage_collection():
+        yield
 
 
 @contextmanager

@@ -11,14 +11,14 @@ import pytest
 
 from framework import load_graph
 from tests.graphs import Batch, looks_ahead, random_batch
-from tests.kernels.persistent_graphs import CELLS, check, float64_tanh, of_cell, poisoned
+from tests.kernels.persistent_graphs import CELLS, check, of_cell, prepared
 
 CUTS = ["plain", "lengths", "resets", "both"]
 
 
 @pytest.fixture(autouse=True)
-def exact_and_poisoned() -> Iterator[None]:
-    with float64_tanh(), poisoned():
+def float64() -> Iterator[None]:
+    with prepared():
         yield
 
 
@@ -37,14 +37,14 @@ def chunks_of(source: dict[str, Any], cut: int, steps: int, lanes: int, *ends: i
 @pytest.mark.parametrize("cell", CELLS)
 def test_cell(cell: str, cut: int):
     source = of_cell(cell, 5)
-    check(source, chunks_of(source, cut, 6, 3, 4), cut)
+    check(source, chunks_of(source, cut, 4, 3, 3), cut)
 
 
-@pytest.mark.parametrize("cut", [0, 3], ids=[CUTS[0], CUTS[3]])
+@pytest.mark.parametrize("cut", range(4), ids=CUTS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_cell_against_time(cell: str, cut: int):
     source = of_cell(cell, 4, backward=True)
-    check(source, chunks_of(source, cut, 5, 3), cut)
+    check(source, chunks_of(source, cut, 3, 3), cut)
 
 
 @pytest.mark.parametrize(
@@ -150,9 +150,10 @@ GRAPHS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("cut", [0, 3], ids=[CUTS[0], CUTS[3]])
 @pytest.mark.parametrize("name", GRAPHS)
 def test_structure(name: str, cut: int):
-    """In chunks of 2, 1 and 6 steps: shorter than delays, so that a read goes back over two chunks."""
+    """In chunks of 2, 1 and some steps: shorter than delays, so that a read goes back over two chunks."""
     source = GRAPHS[name]
-    check(source, chunks_of(source, cut, 9, 3, 2, 3), cut)
+    far = re.search(r"\[t[+-][4-7]", str(source)) is not None
+    check(source, chunks_of(source, cut, 9 if far else 5, 3, 2, 3), cut)
 
 
 NEW = "tanh(full(x) + full(h[t-1]) + bias)"
@@ -174,10 +175,10 @@ NOISY: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("cut", [0, 3], ids=[CUTS[0], CUTS[3]])
-@pytest.mark.parametrize("training", [True, False], ids=["training", "not"])
 @pytest.mark.parametrize("name", NOISY)
+@pytest.mark.parametrize(("training", "cut"), [(True, 0), (True, 3), (False, 3)])
 def test_random_masks(name: str, training: bool, cut: int):
     """Training draws the masks that the oracle draws from the same seed, chunk by chunk."""
     source = NOISY[name]
-    check(source, chunks_of(source, cut, 5, 3, 2), cut, training)
+    far = "t-6" in str(source)
+    check(source, chunks_of(source, cut, 8 if far else 4, 3, 2), cut, training)

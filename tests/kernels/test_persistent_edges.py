@@ -21,7 +21,7 @@ from kernels.persistent import as_rows
 from kernels.persistent_source import Kernel
 from tests.compare import assert_same, copy_weights, run_network, run_oracle
 from tests.graphs import random_batch
-from tests.kernels.persistent_graphs import float64_tanh, network, of_cell, poisoned
+from tests.kernels.persistent_graphs import network, of_cell, prepared
 from tests.oracle import random_weights
 
 NOISY = {
@@ -38,8 +38,8 @@ NOISY = {
 
 
 @pytest.fixture(autouse=True)
-def poison() -> Iterator[None]:
-    with float64_tanh(), poisoned():
+def float64() -> Iterator[None]:
+    with prepared():
         yield
 
 

@@ -31,16 +31,15 @@ GRAPH = {
 }
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_losses_in_a_stream(momentum: float):
-    """Six steps over chunks with carried state, lengths and resets: equal to rounding, and they fall."""
+def test_losses_in_a_stream():
+    """Six updates over chunks with carried state, lengths and resets: equal to rounding, and they fall."""
     losses = []
     graph = load_graph(GRAPH)
     for runner in ("torch", "persistent"):
         torch.manual_seed(0)
         net = Network(graph, runner=runner)
         assert any(isinstance(loop, PersistentLoop) for loop in net.loops) == (runner == "persistent")
-        optimizer = torch.optim.SGD(net.parameters(), lr=0.2, momentum=momentum)
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.2, momentum=0.5)
         generator = torch.Generator().manual_seed(1)
         x, wanted = (torch.randn(4, 3, n, generator=generator) for n in (3, 2))
         lengths, resets = torch.tensor([4, 2, 4]), torch.rand(4, 3, generator=generator) < 0.2
@@ -55,7 +54,7 @@ def test_losses_in_a_stream(momentum: float):
             found.append(loss.item())
         losses.append(found)
     # Six updates, each with roundings of 2**-24 by the tens: less than 200 of them.
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and losses[1][4] < losses[1][0]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and losses[1][5] < losses[1][1]
 
 
 def test_train_py(tmp_path: Path):
