@@ -10,6 +10,9 @@ from kernels.codegen import Op
 if TYPE_CHECKING:
     from kernels.persistent_memory import ThroughMemory
 
+WASTE = (
+    1.15  # units that are multiplied for each of the fewest that could be: large blocks are fewer barriers
+)
 PACKED = 8  # products of one source whose matrices are multiplied as one, at most
 
 
@@ -93,6 +96,7 @@ class Products:
         layout = self.e.layout
         if rows >= 64 or layout.splits == 1:
             return Form(rows, 1, layout.chunk)
+        # Blocks of the same size: with larger ones the loop of 1024 units took 128 instructions more and spilled.
         return Form(rows, layout.splits, max(16, layout.chunk // layout.splits))
 
     def _thin(self, op: Op) -> str:
@@ -121,8 +125,11 @@ class Products:
         return min(most, max(16, 1 << (size - 1).bit_length()))
 
     def _fit(self, form: Form, size: int) -> Form:
-        """The form for a source of `size` units: no more than there are."""
-        return Form(form.rows, form.splits, self._fitting(-(-size // form.splits), form.chunk))
+        """The form for a source of `size` units: large blocks that multiply few units that are not there."""
+        chunks = [n for n in (128, 64, 32, 16) if n <= self._fitting(-(-size // form.splits), form.chunk)]
+        fits = [Form(form.rows, form.splits, n) for n in chunks]
+        units = [fit.blocks(size) * fit.splits * fit.chunk for fit in fits]
+        return next(fit for fit, n in zip(fits, units, strict=True) if n <= WASTE * min(units))
 
     def _zeros(self, name: str, form: Form) -> None:
         shape = f"[{form.rows}, BB]" if form.splits == 1 else f"[{form.splits}, {form.rows}, BB]"
