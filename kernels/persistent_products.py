@@ -96,7 +96,7 @@ class Products:
         layout = self.e.layout
         if rows >= 64 or layout.splits == 1:
             return Form(rows, 1, layout.chunk)
-        # Blocks of the same size: with larger ones the loop of 1024 units took 128 instructions more and spilled.
+        # Of the same size: with larger ones the loop of 1024 units took 128 instructions more, and spilled.
         return Form(rows, layout.splits, max(16, layout.chunk // layout.splits))
 
     def _thin(self, op: Op) -> str:
