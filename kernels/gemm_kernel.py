@@ -25,6 +25,32 @@ def halves(b_sum, BM: tl.constexpr, BN: tl.constexpr):
 
 
 @triton.jit
+def finish_halves(
+    b_sum,
+    p_out,
+    p_bias,
+    o_m,
+    first,
+    M,
+    N,
+    stride_om,
+    stride_on,
+    ACTIVATION: tl.constexpr,
+    ACCUMULATE: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+):
+    """`finish` a block [BM, BN] whose columns begin at `first`, one half after the other: registers do not
+    hold 256 columns, nor 128 beside a tanh, together with their pointers and old values.
+    """
+    b_left, b_right = halves(b_sum, BM, BN)
+    o_n = (first + tl.arange(0, BN // 2)).to(tl.int64)
+    finish(b_left, p_out, p_bias, o_m, o_n, M, N, stride_om, stride_on, ACTIVATION, ACCUMULATE)
+    o_n += BN // 2
+    finish(b_right, p_out, p_bias, o_m, o_n, M, N, stride_om, stride_on, ACTIVATION, ACCUMULATE)
+
+
+@triton.jit
 def load_tile(descriptor, first, second, TURNED: tl.constexpr):
     """Block at (first, second) of a matrix, zeros past its end; TURNED: of the transpose of `descriptor`."""
     if TURNED:
@@ -113,12 +139,22 @@ def _matmul(
             o_out = tl.cast(i_part, tl.int64) * M * N + o_m[:, None] * stride_om + o_n[None, :] * stride_on
             tl.store(p_out + o_out, b_sum, mask=m_m[:, None] & m_n[None, :])
         else:
-            # In two halves: registers do not hold a whole tile together with its pointers and old values.
-            b_left, b_right = halves(b_sum, BM, BN)
-            o_n = (i_n * BN + tl.arange(0, BN // 2)).to(tl.int64)
-            finish(b_left, p_out, p_bias, o_m, o_n, M, N, stride_om, stride_on, ACTIVATION, ACCUMULATE)
-            o_n += BN // 2
-            finish(b_right, p_out, p_bias, o_m, o_n, M, N, stride_om, stride_on, ACTIVATION, ACCUMULATE)
+            o_n = i_n * BN
+            if BN > 128:
+                b_left, b_right = halves(b_sum, BM, BN)
+                finish_halves(
+                    b_left, p_out, p_bias, o_m, o_n, M, N, stride_om, stride_on,
+                    ACTIVATION, ACCUMULATE, BM, BN // 2,
+                )  # fmt: skip
+                finish_halves(
+                    b_right, p_out, p_bias, o_m, o_n + BN // 2, M, N, stride_om, stride_on,
+                    ACTIVATION, ACCUMULATE, BM, BN // 2,
+                )  # fmt: skip
+            else:
+                finish_halves(
+                    b_sum, p_out, p_bias, o_m, o_n, M, N, stride_om, stride_on,
+                    ACTIVATION, ACCUMULATE, BM, BN,
+                )  # fmt: skip
 
 
 # What varies from chunk to chunk (T*B) must not be compiled in: it is the M of a product, and the K of a
