@@ -29,11 +29,12 @@ import yaml
 from framework import draw
 from framework.cells import CONF, yaml_names
 from framework.choose import choose
+from framework.component import Component
 from framework.compose import with_cell
 from framework.errors import ConfigError, GraphWarning, UserError
 from framework.graph import Graph
 from framework.load import load_graph
-from framework.machine import machine
+from framework.machine import Machine, machine
 from framework.names import known
 from framework.plan import Parallel, Plan, make_plan
 from framework.yamlfile import read_yaml
@@ -132,21 +133,35 @@ def graph(model: str, cell: str, params: Mapping[str, Any]) -> Graph:
 
 
 def code(plan: Plan) -> str:
-    """The Python source that the torch runner makes of each loop, forward and backward; also the Triton
-    source of one step for loops that the elementwise runner takes.
+    """The source that runners make of each loop, forward and backward: Triton kernels, or Python for torch.
+    For a CPU both, where the elementwise runner would take a loop on a GPU.
     """
-    from framework.runners.elementwise_code import source_of  # lazily: torch, triton
-    from framework.runners.torch_loop import TorchLoop
+    from framework.runners.torch_loop import TorchLoop  # lazily: torch
 
     parts = []
-    for c in plan.components:
-        if find_spec("triton") and choose(c, "elementwise").runner == "elementwise":
-            parts.append(f"# {c.name}, Triton, forward and backward\n{source_of(c).strip()}\n")
+    for c, choice in zip(plan.components, plan.choices, strict=True):
+        text = triton_source(c, choice.runner, plan.machine)
+        if text:
+            parts.append(f"# {c.name}, Triton, forward and backward\n{text.strip()}\n")
+        if text and choice.runner != "torch":
+            continue
         loop = TorchLoop(c, stepwise=plan.parallel == "none")
         for kind in ("train", "backward"):
             text = loop.source(kind, False)[0].text.strip()
             parts.append(f"# {c.name}, {'forward' if kind == 'train' else 'backward'}\n{text}\n")
     return "\n".join(parts) if parts else "# no loops\n"
+
+
+def triton_source(c: Component, runner: str, where: Machine) -> str:
+    """The Triton module of a loop, or ""."""
+    from framework import persistent, persistent_fit
+    from framework.runners import elementwise_code
+
+    if runner in ("persistent", "streamed"):
+        return persistent.source_of(c, persistent_fit.layout_of(c, where, runner == "streamed"))
+    if find_spec("triton") and choose(c, "elementwise").runner == "elementwise":
+        return elementwise_code.source_of(c)
+    return ""
 
 
 def main(arguments: Sequence[str]) -> None:
