@@ -71,6 +71,6 @@ def test_seed_does_not_recompile(compiled):
 
 
 def test_what_is_too_large_is_refused():
-    """Not even many programs hold it: 16,384 units are 2 GiB in bfloat16."""
+    """Not even many programs hold it: the matrices of 16,384 units take 2 GiB in bfloat16."""
     (c,) = choice("lstm", 16384, "bfloat16", "sm_90")
-    assert c.runner == "torch" and c.notes and c.notes[0].startswith("persistent: its weights take ")
+    assert c.runner != "persistent" and c.notes[0].startswith("persistent: "), c
