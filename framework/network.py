@@ -46,9 +46,11 @@ class Network(nn.Module):
     ConfigError for inputs that do not fit it.
 
     `profile = True` fills `timing` with seconds of the last forward and backward: hoisted, loop (on a GPU: of
-    launching them). `state_dict` holds weights by canonical names; parameters have names of their own
-    (w0, w1, ...), which is what `torch.func.functional_call` takes. When the network is moved to another
-    device or dtype, the runners of its loops are chosen again for it, and `plan` shows them.
+    launching them). `watchdog = True` turns a hang of kernels whose programs wait for each other into a
+    TrainingError, for tests: the host then waits for each launch. `state_dict` holds weights by canonical
+    names; parameters have names of their own (w0, w1, ...), which is what `torch.func.functional_call` takes.
+    When the network is moved to another device or dtype, the runners of its loops are chosen again for it,
+    and `plan` shows them.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Network(nn.Module):
         self.graph = graph if isinstance(graph, Graph) else load_graph(graph)
         self.plan: Plan = make_plan(self.graph, parallel, runner, products=products)
         self.profile = False
+        self.watchdog: bool | int = False
         self.timing = {"hoisted": 0.0, "loop": 0.0}
         self.seed = 0  # of the masks of dropout and zoneout in the last forward
         # dtype and device of everything: a graph may have no weights at all

@@ -38,3 +38,23 @@ def wait(p_counter, target):
         pass
     # One thread has acquired: the others must not load before it.
     tl.debug_barrier()
+
+
+@triton.jit
+def wait_up_to(p_counter, target, polls, p_watch, barrier, step):
+    """As `wait`, but for at most `polls` reads of the counter; what is left for the next wait: `polls` again,
+    or 0 after one that was too long. The first of these is noted in this program's row of p_watch.
+    """
+    seen = tl.atomic_add(p_counter, 0, sem="acquire", scope="gpu")
+    left = polls
+    while (seen < target) & (left > 0):
+        seen = tl.atomic_add(p_counter, 0, sem="acquire", scope="gpu")
+        left -= 1
+    if (seen < target) & (polls > 0):
+        p_row = p_watch + tl.program_id(0) * 4
+        tl.store(p_row, 1)
+        tl.store(p_row + 1, barrier)
+        tl.store(p_row + 2, step)
+        tl.store(p_row + 3, seen)
+    tl.debug_barrier()
+    return tl.where(seen < target, 0, polls)

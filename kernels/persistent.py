@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -12,12 +13,22 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from kernels.barrier import new_counters
 from kernels.codecache import load
-from kernels.launch import current_chip
+from kernels.launch import INTERPRETER, Chip, current_chip
 from kernels.persistent_layout import Layout
 from kernels.persistent_source import Kernel, module_text
+from kernels.watchdog import POLLS, new_watch, raise_if_stuck
+
+
+class NoRoom(RuntimeError):
+    """A launch that this GPU has no room for: `cause` and a `fix`."""
+
+    def __init__(self, cause: str, fix: str):
+        self.cause, self.fix = cause, fix
+        super().__init__(f"{cause}. {fix}")
 
 
 @dataclass(frozen=True)
@@ -53,17 +64,25 @@ def launch(
     lanes: int,
     seed: int,
     tensors: Mapping[str, Tensor],
+    polls: int | bool = True,
 ) -> None:
     """Run a kernel on `tensors`, by the names of its arguments without `p_` (see `Kernel`).
 
-    ext and grad [T, B, size] may have any strides; all others are packed. seed: of random masks.
+    ext and grad [T, B, size] may have any strides; all others are packed. seed: of random masks; polls: the
+    limit of a kernel with a watchdog (True: POLLS). Raises NoRoom for what cannot be on the GPU at the same
+    time, before anything waits for ever, and Stuck when a watchdog bit.
     """
     dtype = next(x.dtype for x in tensors.values() if x.is_floating_point())
     like = next(iter(tensors.values()))
     tiles = triton.cdiv(lanes, layout.lanes)
     groups = min(tiles, layout.groups)
     compute = torch.float64 if dtype == torch.float64 else torch.float32
+    grid = layout.programs * groups if layout.programs > 1 else tiles
+    check_grid(layout, grid, current_chip(like.device))
     tensors = {**tensors, **_exchanged(code, layout, steps, lanes, like, dtype, compute)}
+    watch = new_watch(grid, like.device) if "p_watch" in code.arguments else None
+    if watch is not None:
+        tensors["watch"] = watch
     arguments: dict[str, Any] = {}
     for name in code.arguments:
         x = tensors[name[2:]]
@@ -82,17 +101,49 @@ def launch(
         arguments |= {"GROUPS": groups, "launch_cooperative_grid": True}
     if code.draws:
         arguments["seed"] = int32(seed)
-    kernel = getattr(module, code.name)
-    kernel[(layout.programs * groups if layout.programs > 1 else tiles,)](
-        **arguments,
-        T=steps,
-        B=lanes,
-        BB=layout.lanes,
-        COMPUTE=tl.float64 if compute == torch.float64 else tl.float32,
-        PRECISION=precision(like.device, dtype),
-        num_warps=layout.warps,
-        enable_fp_fusion=True,
-    )
+    if watch is not None:
+        arguments["polls"] = POLLS if polls is True else polls
+    with _refusals(layout, grid):
+        getattr(module, code.name)[(grid,)](
+            **arguments,
+            T=steps,
+            B=lanes,
+            BB=layout.lanes,
+            COMPUTE=tl.float64 if compute == torch.float64 else tl.float32,
+            PRECISION=precision(like.device, dtype),
+            num_warps=layout.warps,
+            enable_fp_fusion=True,
+        )
+    if watch is not None:
+        raise_if_stuck(watch, layout.programs)
+
+
+def check_grid(layout: Layout, grid: int, chip: Chip) -> None:
+    """Raises NoRoom for a grid whose programs wait for each other and cannot all be there: each takes a whole
+    multiprocessor. The interpreter has room for any.
+    """
+    if layout.programs > 1 and chip != INTERPRETER and grid > chip.units:
+        raise NoRoom(
+            f"{grid} programs wait for each other, this GPU has {chip.units} multiprocessors for them",
+            "Was the plan made for another GPU, or for all of one that is shared out (MIG)? Move the network "
+            "there with net.to(...), which plans again, or take runner=torch.",
+        )
+
+
+@contextmanager
+def _refusals(layout: Layout, grid: int) -> Iterator[None]:
+    """What Triton and the driver say when there is no room, as NoRoom."""
+    smaller = "Take runner=streamed or runner=torch; a row of a tuning file that asks for it must go."
+    try:
+        yield
+    except OutOfResources as e:
+        cause = f"a program of {layout} needs {e.required} of {e.name}, there is {e.limit}"
+        raise NoRoom(cause, smaller) from e
+    except RuntimeError as e:
+        if "cooperative" not in str(e).lower():
+            raise
+        cause = f"the driver refuses {grid} programs that wait for each other ({e})"
+        raise NoRoom(cause, f"Does other work hold part of the GPU? {smaller}") from e
 
 
 def _exchanged(

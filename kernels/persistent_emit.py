@@ -25,7 +25,7 @@ OWN = re.compile(
 TAKEN = {
     "T", "B", "BB", "COMPUTE", "PRECISION", "GROUPS", "t", "s", "seed", "arrive", "wait", "row_sum",
     "row_max", "row_exp", "normalize", "rstd", "softmax", "add_exactly", "random_bits", "drop_mask",
-    "zoneout_mask", "renewal_mask", "gates_2", "gates_4", "gates_8",
+    "zoneout_mask", "renewal_mask", "gates_2", "gates_4", "gates_8", "polls", "wait_up_to",
 }  # fmt: skip
 PRODUCTS = ("full", "full_t", "block", "block_t")
 MOVES = ("slice", "pad", "concat")

@@ -26,6 +26,7 @@ class Chunk:
     masks: Mapping[int, Tensor]  # distance -> [T, B, 1] bool; empty: every read is inside its sequence
     clock: dict[str, float] | None = None  # "loop" gets the seconds of the backward
     seed: int | Tensor | None = None  # of random masks; None: not training, a mask is its mean
+    watchdog: int | bool = False  # reads of a barrier until a kernel gives up (True: long enough)
 
 
 class Kept(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from framework import persistent_fit
 from framework.component import Component
-from framework.errors import ConfigError
+from framework.errors import ConfigError, TrainingError
 from framework.machine import CPU, Machine
 from framework.persistent import (
     backward_code,
@@ -99,7 +99,8 @@ class PersistentLoop(LoopRunner):
     ) -> tuple[Kernel, ModuleType]:
         """Generated source and its module: forward, or backward of the outputs `given`."""
         masked, training = bool(chunk.masks), chunk.seed is not None and bool(self.c.masks)
-        known = self._code.get((train, masked, training, given))
+        key = (train, masked, training, given, bool(chunk.watchdog))
+        known = self._code.get(key)
         if known is None:
             from kernels.persistent import compile_code
 
@@ -107,7 +108,11 @@ class PersistentLoop(LoopRunner):
                 code = forward_code(self.c, self.layout, train, masked, training)
             else:
                 code = backward_code(self.c, self.layout, masked, given, training)
-            known = self._code[train, masked, training, given] = (code, compile_code(code, self.c.name))
+            if chunk.watchdog:
+                from kernels.watchdog import watched
+
+                code = watched(code)
+            known = self._code[key] = (code, compile_code(code, self.c.name))
         return known
 
     def run(
@@ -137,11 +142,19 @@ class PersistentLoop(LoopRunner):
     def _launch(
         self, chunk: Chunk, layout: Layout, made: tuple[Kernel, ModuleType], v: Mapping[str, Tensor]
     ) -> None:
-        from kernels.persistent import launch
+        from kernels.persistent import NoRoom, launch
+        from kernels.watchdog import Stuck
 
         code, module = made
         named = {f"par{i}": v[f"par {name}"] for i, name in enumerate(code.par)}
-        launch(code, module, layout, chunk.steps, chunk.lanes, int(chunk.seed or 0), {**v, **named})
+        seed = int(chunk.seed or 0)
+        try:
+            launch(code, module, layout, chunk.steps, chunk.lanes, seed, {**v, **named}, polls=chunk.watchdog)
+        except NoRoom as e:
+            raise ConfigError(f"loop {self.c.name}", e.cause, e.fix) from e
+        except Stuck as e:
+            fix = "Other work on the GPU may have stopped it; else take runner=torch and report this."
+            raise TrainingError(f"loop {self.c.name}, {code.name}", e.cause, fix) from e
 
     def keeps(self, chunk: Chunk) -> dict[str, Kept]:
         """Stored ops [front + T + back, B, size], and what else the backward needs [T, B, size]."""

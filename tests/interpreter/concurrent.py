@@ -41,6 +41,7 @@ class Run:
     policy: Policy
     races: bool
     max_steps: int
+    spin: bool
     launches: int = 0
     steps: int = 0
     switches: int = 0
@@ -55,9 +56,13 @@ class _Launch:
 
 @contextmanager
 def concurrent(
-    seed: int = 0, policy: Policy = "random", races: bool = True, max_steps: int = 200_000
+    seed: int = 0,
+    policy: Policy = "random",
+    races: bool = True,
+    max_steps: int = 200_000,
+    spin: bool = False,
 ) -> Iterator[Run]:
-    """Run every kernel launched inside under a seeded schedule.
+    """Run every kernel launched inside under a seeded schedule. spin: see `Scheduler`.
 
     Raises DeadlockError, RaceError (when `races`), or what a kernel raised. Launch n of the block uses seed +
     n.
@@ -67,7 +72,7 @@ def concurrent(
     _hook()
     if _run is not None:
         raise RuntimeError("concurrent: one is active already; do not nest them")
-    _run = Run(seed, policy, races, max_steps)
+    _run = Run(seed, policy, races, max_steps, spin)
     try:
         yield _run
     finally:
@@ -110,7 +115,7 @@ def _run_grid(executor: Any, run: Run, args_dev: tuple[Any, ...], kwargs_dev: di
         grid = tuple(grid) + (1,) * (3 - len(grid))
         interpreter.interpreter_builder.set_grid_dim(*grid)
         indices = list(itertools.product(*map(range, grid)))
-        scheduler = Scheduler(len(indices), run.seed + run.launches, run.policy, run.max_steps)
+        scheduler = Scheduler(len(indices), run.seed + run.launches, run.policy, run.max_steps, run.spin)
         _launch = _Launch(scheduler, RaceDetector(len(indices)) if run.races else None)
 
         def body(program: int) -> None:

@@ -32,15 +32,23 @@ class Scheduler:
 
     `policy`: "random" picks a runnable program at every step; "priority" runs the same one as long as it can
     and sometimes drops it, which finds bugs that need one program far behind. `max_steps` bounds the whole
-    run.
+    run. spin: who waits looks again and again, as on a GPU; no deadlock is found then, but `max_steps` is.
     """
 
-    def __init__(self, programs: int, seed: int = 0, policy: Policy = "random", max_steps: int = 200_000):
+    def __init__(
+        self,
+        programs: int,
+        seed: int = 0,
+        policy: Policy = "random",
+        max_steps: int = 200_000,
+        spin: bool = False,
+    ):
         if policy not in ("random", "priority"):
             raise ValueError(f"policy: {policy!r} is unknown. Use 'random' or 'priority'.")
         self.programs = programs
         self.policy = policy
         self.max_steps = max_steps
+        self.spin = spin
         self.steps = 0
         self.switches = 0
         self._random = random.Random(seed)
@@ -101,7 +109,7 @@ class Scheduler:
         Only for reads that exist to wait (atomic or volatile): a program may well load a constant twice.
         """
         me = self.program
-        if self._last_look[me] != key:
+        if self.spin or self._last_look[me] != key:
             self._last_look[me] = key
             self._progress += 1
             return
