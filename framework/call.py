@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,10 +12,9 @@ from torch import Tensor
 from framework.cell import Op
 from framework.errors import ConfigError
 from framework.plan import Loop, Map, Plan
-from framework.random import mask_values
+from framework.random import mask as random_mask
 from framework.runners import hoisted
 from framework.runners.loop import Chunk, LoopRunner
-from framework.runners.rebuild import Hoisted, RebuildLoop
 from framework.state import State, carry, keep_mask
 from framework.steps import Linear
 
@@ -49,7 +48,7 @@ def last_uses(plan: Plan) -> list[list[int]]:
     return out
 
 
-def unread_maps(plan: Plan, loops: Sequence[LoopRunner | RebuildLoop]) -> frozenset[int]:
+def unread_maps(plan: Plan, loops: Sequence[LoopRunner]) -> frozenset[int]:
     """Hoisted ops that nobody reads, because the loops' runners make their masks themselves."""
     read = {plan.roots[n] for n in (*plan.graph.outputs.values(), *plan.history)}
     unread: set[int] = set()
@@ -61,8 +60,7 @@ def unread_maps(plan: Plan, loops: Sequence[LoopRunner | RebuildLoop]) -> frozen
     return frozenset(unread)
 
 
-def _reads(plan: Plan, step: Linear | Map | Loop, loops: Sequence[LoopRunner | RebuildLoop] | None = None
-) -> Sequence[int]:
+def _reads(plan: Plan, step: Linear | Map | Loop, loops: Sequence[LoopRunner] | None = None) -> Sequence[int]:
     """Ops whose values a step takes; with `loops`, less the masks that they make themselves."""
     if isinstance(step, Linear):
         return [a.source for a in step.addends if a.source >= 0]
@@ -85,10 +83,7 @@ class Call:
         state: State | None,
         lengths: Tensor | None,
         resets: Tensor | None,
-        first: int = 0,
-        seed: int | Tensor | None = None,
     ):
-        """`first`, `seed`: the call is a part of another one, its steps from `first` on, with that one's seed."""
         self.net, self.plan = net, net.plan
         self.like = net.like
         self.inputs = self._inputs(x)
@@ -107,12 +102,11 @@ class Call:
             self.state = State(state.history, self.state.initial)
         self.masks: dict[int, Tensor | None] = {}
         self.values: dict[int, Tensor] = {}
-        self.buffers: dict[int, Any] = {}  # of loops: their hoisted sums, or how to make them
+        self.buffers: dict[int, Tensor] = {}
         self.clock: dict[str, float] | None = None
         if net.profile and not torch.compiler.is_compiling():
             self.clock = net.timing = {"hoisted": 0.0, "loop": 0.0}
-        self.first = first
-        self.seed = self._draw() if seed is None else seed
+        self.seed = self._draw()
 
     def _draw(self) -> int | Tensor | None:
         """The seed of this call's masks, from torch's generator; None when there are none to draw.
@@ -265,11 +259,10 @@ class Call:
                 tensors.append(self._full(self.value(a.source)))
             if a.kind != "value":
                 tensors.append(self.net.get_parameter(a.pack))
-        if step.loop and self.plan.memory == "recompute":
-            self.buffers[k] = Hoisted(step, tensors)
-            return
         if not tensors:
-            buffer = hoisted.constants(step, self.like, self.steps, self.lanes)
+            buffer = self.like.new_zeros(self.steps, self.lanes, step.width)
+            for lo, hi, const in step.const:
+                buffer[..., lo:hi] += const
         else:
             buffer = hoisted.linear(step, tensors, self.steps, self.lanes, self.clock, self.plan.products.by)
         if step.loop:
@@ -331,7 +324,15 @@ class Call:
 
     def _random(self, op: Op) -> Tensor:
         """dropout: 0 or 1/(1-p); zoneout: 1 where the old value stays. Without training: their mean."""
-        return mask_values(op, self.seed, self.steps, self.lanes, self.like, self.first)
+        if self.seed is None:
+            mean = 1.0 if op.lo == 0 else op.value
+            return self.like.new_full((1,), mean).expand(self.steps, self.lanes, op.size)
+        hit = random_mask(self.seed, op.name, self.steps, self.lanes, op.size, op.value, self.like.device).to(
+            self.like.dtype
+        )
+        if op.lo == 1:
+            return hit
+        return (1.0 - hit) / (1.0 - op.value)
 
     def _loop(self, step: Loop) -> None:
         c, loop = self.plan.components[step.component], self.net.loops[step.component]
