@@ -36,7 +36,7 @@ def group(item: pytest.Item) -> object:
     """What must stay together."""
     given = getattr(item, "callspec", None)
     params = {} if given is None else given.params
-    return (params["runner"], params["cell"]) if "cell" in params else item.nodeid
+    return (params["runner"], params["cell"]) if {"runner", "cell"} <= params.keys() else item.nodeid
 
 
 @pytest.fixture

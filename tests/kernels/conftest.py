@@ -1,29 +1,20 @@
-"""Kernel tests run under Triton's interpreter on the CPU, unless `-m gpu` was given: then they run for real.
-
-Whether a kernel is interpreted is decided when triton is imported, once per process.
+"""Kernel tests run under Triton's interpreter on the CPU (see tests/conftest.py), unless `-m gpu` was given.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import on_gpu
 from tests.kernels.compiled import Compiler
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    marks = config.getoption("markexpr")
-    if "gpu" in marks and "not gpu" not in marks:
+    if on_gpu(config):
         return
-    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
-        raise pytest.UsageError(
-            "triton was imported before tests/kernels/conftest.py could set TRITON_INTERPRET=1"
-        )
-    os.environ["TRITON_INTERPRET"] = "1"
     from tests.interpreter import install
 
     install()
