@@ -14,6 +14,7 @@ from framework.errors import ConfigError
 from framework.plan import Loop, Map, Plan
 from framework.random import mask as random_mask
 from framework.runners import hoisted
+from framework.runners.fused import Fed, FusedLoop
 from framework.runners.loop import Chunk, LoopRunner
 from framework.state import State, carry, keep_mask
 from framework.steps import Linear
@@ -100,9 +101,10 @@ class Call:
         if state is not None:
             self._check_state(state)
             self.state = State(state.history, self.state.initial)
+        self.ends: dict[str, Tensor] = {}  # nodes of which only the state after the chunk is known
         self.masks: dict[int, Tensor | None] = {}
         self.values: dict[int, Tensor] = {}
-        self.buffers: dict[int, Tensor] = {}
+        self.buffers: dict[int, Tensor | Fed] = {}
         self.clock: dict[str, float] | None = None
         if net.profile and not torch.compiler.is_compiling():
             self.clock = net.timing = {"hoisted": 0.0, "loop": 0.0}
@@ -237,6 +239,9 @@ class Call:
     def _state(self) -> State:
         history: dict[str, Tensor] = {}
         for name, old in self.state.history.items():
+            if name in self.ends:
+                history[name] = self.ends[name]
+                continue
             now = self.values[self.plan.roots[name]]
             history[name] = carry(old, now, self.state.initial[name], self.lengths, self.resets)
         return State(history, self.state.initial)
@@ -253,6 +258,10 @@ class Call:
         return self.values[at]
 
     def _linear(self, k: int, step: Linear) -> None:
+        fused = self.net.fused.get(k)
+        if fused is not None and fused.takes(self.lengths, self.resets):
+            self.buffers[k] = Fed(tuple(self._full(self.value(at)) for at in fused.v.sources))
+            return
         tensors: list[Tensor] = []
         for a in step.addends:
             if a.kind != "bias":
@@ -336,6 +345,7 @@ class Call:
 
     def _loop(self, step: Loop) -> None:
         c, loop = self.plan.components[step.component], self.net.loops[step.component]
+        given = self.buffers.pop(step.pre, None)
         masks = {}
         for op in c.cell:
             if op.kind == "shift" and (keep := self.mask(op.shift)) is not None:
@@ -348,9 +358,14 @@ class Call:
                 boundary.append(self.state.history[node][-distance:])
             else:
                 boundary.append(init[-1].expand(distance, self.lanes, -1))
+        if isinstance(given, Fed):
+            self._fused(self.net.fused[step.pre], given, boundary)
+            if self.clock is not None:
+                self.clock["loop"] += self._now() - start
+            return
         out = loop(
             Chunk(self.steps, self.lanes, masks, self.clock, self.seed, watchdog=self.net.watchdog),
-            self.buffers.pop(step.pre, None),
+            given,
             [self._full(self.value(a)) for i, a in enumerate(c.ext) if not (loop.own_masks and i in c.masks)],
             [self.net.get_parameter(p) for p in self.net.run_packs[step.component]],
             [self.net.pack_view(n) for n in loop.singles],
@@ -361,3 +376,12 @@ class Call:
             self.values[at] = v
         if self.clock is not None:
             self.clock["loop"] += self._now() - start
+
+    def _fused(self, loop: FusedLoop, given: Fed, boundary: Sequence[Tensor]) -> None:
+        """A loop that takes its inputs themselves."""
+        packs = [self.net.get_parameter(p) for p in loop.packs]
+        edges = dict(zip(loop.c.states, boundary, strict=True))
+        h, c = loop.fused(given.sources, packs, edges, self.padding, self.clock)
+        self.values.update(dict.fromkeys(loop.v.given, h))
+        if c is not None:
+            self.ends[loop.v.memory] = c

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from framework import persistent_fit
+from framework import measured, persistent_fit, vanilla
 from framework.component import Component
 from framework.errors import ConfigError
 from framework.machine import CPU, Machine
@@ -16,25 +16,29 @@ from framework.names import known
 class Runner:
     """`refuses`: why it cannot take a component on a machine, or "" when it can. `devices`: where `auto`
     takes it (none named: everywhere); those that name any are made of Triton kernels. by_name: `auto` never
-    takes it. `describe`: how it spreads a loop that it takes.
+    takes it. `unproven`: why `auto` does not take it there, which plans do not say; such a runner never
+    stands in for one that was asked for by name, and hands calls that it cannot run to the next runner that
+    takes the loop. `describe`: how it spreads a loop that it takes.
     """
 
     name: str
     refuses: Callable[[Component, Machine], str]
     devices: tuple[str, ...] = ()
     by_name: bool = False
+    unproven: Callable[[Component, Machine], str] | None = None
     describe: Callable[[Component, Machine], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """The runner of one loop; `notes` say which others were asked first and why they cannot; `how` it spreads
-    the loop, on a GPU.
+    the loop, on a GPU; `other`: the runner of the calls that it hands on, or "".
     """
 
     runner: str
     notes: tuple[str, ...] = ()
     how: str = ""
+    other: str = ""
 
 
 def _exchanges(c: Component, machine: Machine) -> str:
@@ -63,6 +67,7 @@ def _no_prefix(c: Component, machine: Machine) -> str:
 
 # In the order in which `auto` asks. Adding a runner is adding a row here, and one to network.RUNNERS.
 TABLE: tuple[Runner, ...] = (
+    Runner("torch-fused", vanilla.refuses, unproven=measured.unproven, describe=vanilla.describe),
     Runner("elementwise", _exchanges, ("cuda",)),
     Runner("persistent", persistent_fit.refuses, ("cuda",), describe=persistent_fit.describe),
     Runner("streamed", persistent_fit.refuses_streamed, ("cuda",), describe=persistent_fit.describe_streamed),
@@ -78,21 +83,39 @@ def check_runner(name: str) -> None:
         raise ConfigError("runner", f"no runner '{name}'", known("There are", name, names))
 
 
-def choose(c: Component, wanted: str = "auto", machine: Machine = CPU) -> Choice:
+def choose(c: Component, wanted: str = "auto", machine: Machine = CPU, memory: str = "save") -> Choice:
     """The runner of component `c` on a machine. Raises ConfigError for a runner that does not exist.
 
-    One that is asked for by name comes first whatever the device.
+    One that is asked for by name comes first whatever the device. memory: the plan's ("save", "recompute").
     """
     check_runner(wanted)
-    ours = [r for r in TABLE if not r.by_name and (not r.devices or machine.device in r.devices)]
-    here = [r for r in TABLE if r.name == wanted or r in ours]
+    here = [r for r in TABLE if r.name == wanted or _offered(r, c, wanted, machine)]
+    if wanted == "auto" and memory == "recompute":
+        here = [r for r in here if not r.unproven]
     order = here if wanted == "auto" else sorted(here, key=lambda r: r.name != wanted)
     notes: list[str] = []
     for r in order:
         absent = "triton is not installed" if r.devices and not machine.triton else ""
         reason = absent or r.refuses(c, machine)
+        if r.unproven and memory == "recompute":
+            reason = "it keeps what it likes, memory=recompute is for our own runners"
         if not reason:
-            how = r.describe(c, machine) if r.describe and machine.device == "cuda" else ""
-            return Choice(r.name, tuple(notes), how)
+            how = r.describe(c, machine) if r.describe and (machine.device == "cuda" or r.unproven) else ""
+            other = _next(c, machine) if r.unproven else ""
+            return Choice(r.name, tuple(notes), f"{how}, resets by {other}" if other else how, other)
         notes.append(f"{r.name}: {reason}")
     raise AssertionError("the torch runner takes every component")
+
+
+def _offered(r: Runner, c: Component, wanted: str, machine: Machine) -> bool:
+    """Whether a runner is asked although it is not named."""
+    if r.by_name or (r.devices and machine.device not in r.devices):
+        return False
+    return not r.unproven or (wanted == "auto" and not (r.refuses(c, machine) or r.unproven(c, machine)))
+
+
+def _next(c: Component, machine: Machine) -> str:
+    """The first of those that run every call."""
+    ours = (r for r in TABLE if not r.unproven and _offered(r, c, "auto", machine))
+    able = (r.name for r in ours if not (r.devices and not machine.triton) and not r.refuses(c, machine))
+    return next(able)

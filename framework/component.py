@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from framework.cell import Builder, Op
+
+if TYPE_CHECKING:
+    from framework.vanilla import Vanilla
 
 Kind = Literal["dense", "elementwise", "linear"]
 MATRICES = ("full", "gather", "block")
@@ -45,6 +48,7 @@ class Component:
     `ext[i]` is the op of the whole program that the cell's `ext` number i reads; `masks`: those that are
     random masks (see `mask_of`), which a runner may make itself. `outputs`: (op of the program, op of the
     cell) whose values are used outside. `states`: nodes read at other steps inside -> largest distance.
+    `vanilla`: how torch's LSTM, GRU or RNN computes it, or why it is none of them.
     """
 
     name: str
@@ -64,6 +68,7 @@ class Component:
     states: Mapping[str, int]
     members: frozenset[int] = field(default_factory=frozenset)
     masks: Mapping[int, Op] = field(default_factory=dict)
+    vanilla: Vanilla | str = "not looked at"
 
 
 def mask_of(ops: Sequence[Op], at: int) -> Op | None:

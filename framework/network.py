@@ -16,6 +16,7 @@ from framework.errors import ConfigError
 from framework.graph import Graph
 from framework.load import load_graph
 from framework.plan import Parallel, Plan, make_plan
+from framework.runners.fused import FusedLoop
 from framework.runners.loop import LoopRunner
 from framework.runners.place import machine_of
 from framework.runners.torch_loop import TorchLoop
@@ -23,18 +24,25 @@ from framework.runners.triton_elementwise import ElementwiseLoop
 from framework.runners.triton_persistent import PersistentLoop
 from framework.runners.triton_scan import ScanLoop
 from framework.state import State
-from framework.steps import Pack
+from framework.steps import Loop, Pack
 
 Value = Tensor | Mapping[str, Tensor]
 
 # The class behind each name of the runner table (choose.TABLE).
 RUNNERS: Mapping[str, Callable[[Component, Plan], LoopRunner]] = {
+    "torch-fused": lambda c, plan: FusedLoop(c, plan, RUNNERS[other_runner(c, plan)](c, plan)),
     "elementwise": lambda c, plan: ElementwiseLoop(c),
     "persistent": lambda c, plan: PersistentLoop(c, plan.machine, False, plan.products.by),
     "streamed": lambda c, plan: PersistentLoop(c, plan.machine, True, plan.products.by),
     "scan": lambda c, plan: ScanLoop(c),
     "torch": lambda c, plan: TorchLoop(c, plan.parallel == "none", plan.products.by),
 }
+
+
+def other_runner(c: Component, plan: Plan) -> str:
+    """The runner of the calls that the one of component `c` hands on."""
+    chosen = zip(plan.components, plan.choices, strict=True)
+    return next(choice.other for other, choice in chosen if other.name == c.name)
 
 
 class Network(nn.Module):
@@ -90,6 +98,8 @@ class Network(nn.Module):
             RUNNERS[choice.runner](c, self.plan)
             for c, choice in zip(self.plan.components, self.plan.choices, strict=True)
         ]
+        loops = [(s.pre, self.loops[s.component]) for s in self.plan.steps if isinstance(s, Loop)]
+        self.fused = {pre: loop for pre, loop in loops if isinstance(loop, FusedLoop)}
         self.unread_maps = unread_maps(self.plan, self.loops)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Network:
