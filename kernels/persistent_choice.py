@@ -19,6 +19,9 @@ REGISTERS = 220
 OVERHEAD = 1.3
 # Units of one of many programs. Most of a step is waiting, so the fewer the better while programs are there.
 UNITS = (16, 32, 64, 128)
+WIDE = (32, 64)  # lanes of larger tiles, for many lanes
+# For these our count must stay below what lstm_peephole has at 32 lanes and gru at 64: both spilled (sm_90).
+WIDE_REGISTERS = 110
 LOADED = (128, 64, 32)  # numbers of sources that a thread has under way, see `Room`
 
 
@@ -78,11 +81,26 @@ def many_programs(cell: Cell, d: Derivative, room: Room) -> Choice | None:
             )
             numbers = max(k.numbers + k.under_way for k in kernels)
             if room.numbers is None or numbers <= room.numbers:
-                return Choice(layout, numbers, True)
+                return Choice(replace(layout, wide=wide_tiles(cell, d, saved, layout, room)), numbers, True)
             if best is None or numbers < best.numbers:
                 resident = max(0, room.numbers - max(k.under_way for k in kernels))
                 best = Choice(replace(layout, resident=resident), numbers, False)
     return best
+
+
+def wide_tiles(cell: Cell, d: Derivative, saved: Saved, layout: Layout, room: Room) -> tuple[int, ...]:
+    """Tiles of more lanes for which there are registers and room."""
+    out = []
+    for lanes in WIDE:
+        wide = replace(layout, wide=(lanes,), groups=1).at(lanes)
+        turned = wide.backward()
+        kernels = (forward_text(cell, wide, saved, False), backward_text(cell, d, turned, saved, False))
+        numbers = max(k.numbers + k.under_way for k in kernels)
+        registers = OVERHEAD * alive(cell, d, saved, wide) * lanes / (32 * wide.warps)
+        if registers > WIDE_REGISTERS or (room.numbers is not None and numbers > room.numbers):
+            break
+        out.append(lanes)
+    return tuple(out)
 
 
 def choose_layout(cell: Cell, d: Derivative, room: Room) -> Choice:

@@ -99,15 +99,16 @@ class PersistentLoop(LoopRunner):
     ) -> tuple[Kernel, ModuleType]:
         """Generated source and its module: forward, or backward of the outputs `given`."""
         masked, training = bool(chunk.masks), chunk.seed is not None and bool(self.c.masks)
-        key = (train, masked, training, given, bool(chunk.watchdog))
+        layout = self.layout.at(chunk.lanes)
+        key = (train, masked, training, given, bool(chunk.watchdog), layout)
         known = self._code.get(key)
         if known is None:
             from kernels.persistent import compile_code
 
             if given is None:
-                code = forward_code(self.c, self.layout, train, masked, training)
+                code = forward_code(self.c, layout, train, masked, training)
             else:
-                code = backward_code(self.c, self.layout, masked, given, training)
+                code = backward_code(self.c, layout, masked, given, training)
             if chunk.watchdog:
                 from kernels.watchdog import watched
 
@@ -121,7 +122,7 @@ class PersistentLoop(LoopRunner):
         """See `LoopRunner.run`."""
         v = self.environment(chunk, n_ext, tensors)
         kept = self._buffers(chunk, v, train)
-        self._launch(chunk, self.layout, self.code(chunk, train), v | kept)
+        self._launch(chunk, self.layout.at(chunk.lanes), self.code(chunk, train), v | kept)
         return tuple(self.value(chunk, v | kept, at).detach() for _, at in self.c.outputs), kept
 
     def environment(self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -213,7 +214,7 @@ class PersistentLoop(LoopRunner):
         v |= {f"grad{at}": g for at, g in grads.items()}
         d = self.derivative(given)
         found = self._gradient_buffers(chunk, code, d, v)
-        self._launch(chunk, self.layout.backward(), made, v | found)
+        self._launch(chunk, self.layout.at(chunk.lanes).backward(), made, v | found)
         v |= found
         out: list[Tensor | None] = [v["d_pre"]] if c.targets else []
         out += [v.get(f"d_ext{i}") for i in self.ext]
@@ -230,7 +231,7 @@ class PersistentLoop(LoopRunner):
         self, chunk: Chunk, code: Kernel, d: Derivative, v: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """What a backward kernel writes."""
-        c, layout = self.c, self.layout
+        c, layout = self.c, self.layout.at(chunk.lanes)
         steps, lanes, tiles = chunk.steps, chunk.lanes, -(-chunk.lanes // layout.lanes)
         like = v[f"node{self.stored[0]}"]
         wide = torch.promote_types(like.dtype, torch.float32)
