@@ -17,7 +17,7 @@ class Machine:
 
     `dtype`: a name of ITEMSIZE; tf32 is float32 whose products may be tf32. `shared`: bytes of shared memory
     that one program can have; `units`: multiprocessors; both 0 where there are none. `triton`: whether it is
-    there to make kernels with.
+    there to make kernels with. name: the product, e.g. "NVIDIA H200", of a GPU that is here.
     """
 
     device: str = "cpu"
@@ -26,6 +26,7 @@ class Machine:
     shared: int = 0
     units: int = 0
     triton: bool = True
+    name: str = ""
 
     @property
     def itemsize(self) -> int:

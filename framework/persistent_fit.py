@@ -83,23 +83,55 @@ def refuses_streamed(c: Component, machine: Machine) -> str:
 
 
 def layout_of(c: Component, machine: Machine, streamed: bool = False) -> Layout:
-    """The layout of a loop that was not refused. streamed: weights come from L2, as many as do not fit; all
-    of them where all would.
+    """The layout of a loop that was not refused, with those that were measured on this GPU. streamed: weights
+    come from L2, as many as do not fit; all of them where all would. Raises ConfigError for a broken file of
+    measurements.
     """
     from framework.persistent import cell_of, derivative_of
     from kernels.persistent_choice import many_programs
 
     found = fit(c, machine)
     assert not isinstance(found, str), found
+    layout = found.layout
     if streamed and found.fits:
         many = many_programs(cell_of(c, True), derivative_of(c), replace(room(machine), numbers=0))
-        return found.layout if many is None else many.layout
-    return found.layout
+        layout = layout if many is None else many.layout
+    return replace(layout, tuned=tuned(c, machine, streamed)[0])
+
+
+def tuned(
+    c: Component, machine: Machine, streamed: bool = False
+) -> tuple[tuple[tuple[int, Layout], ...], tuple[str, ...]]:
+    """(most lanes, layout) as measured on this GPU, fewest first; and of those that do not fit it, why.
+
+    Raises ConfigError for a broken file of measurements.
+    """
+    from framework.persistent import cell_of, derivative_of
+    from framework.tuning import active
+    from kernels.persistent_tuned import misfit
+    from kernels.tuning import LOOP_TABLE, cell_key
+
+    if machine.device != "cuda" or not (active().loops or LOOP_TABLE):
+        return (), ()
+    cell, d, here = cell_of(c, True), derivative_of(c), room(machine)
+    rows = active().layouts(machine.name, machine.chip, cell_key(cell), machine.dtype, streamed)
+    wrong = {lanes: misfit(cell, d, layout, here) for lanes, layout in rows.items()}
+    taken = tuple((lanes, layout) for lanes, layout in rows.items() if not wrong[lanes])
+    return taken, tuple(f"that measured for {n} lanes: {why}" for n, why in wrong.items() if why)
 
 
 def describe(c: Component, machine: Machine, streamed: bool = False) -> str:
     """The layout in words, for plans."""
     layout = layout_of(c, machine, streamed)
+    _, refused = tuned(c, machine, streamed)
+    more = "".join(
+        [f"; up to {n} lanes as measured: {_words(x, machine, streamed)}" for n, x in layout.tuned]
+        + [f"; not {why}" for why in refused]
+    )
+    return _words(layout, machine, streamed) + more
+
+
+def _words(layout: Layout, machine: Machine, streamed: bool) -> str:
     if layout.programs == 1:
         return f"one program, {layout.lanes} lanes"
     kept = f", {layout.resident * bytes_of(machine) >> 10} KB of weights in each" if streamed else ""

@@ -72,7 +72,9 @@ def _one(machine: Machine, by: By, m: int, n: int, k: int, strides: tuple[int, i
     size = machine.itemsize
     mapped = first * size % 16 == 0 and all(s * size % 16 == 0 for s in strides)
     wide = first * size % 16 == 0 and all(s % 16 == 0 for s in strides)
-    chip = Chip(machine.chip or USUAL, machine.units) if machine.device == "cuda" else INTERPRETER
+    chip = Chip(machine.chip or USUAL, machine.units, machine.name)
+    if machine.device != "cuda":
+        chip = INTERPRETER
     launch = gemm_launch(chip, kind_of(machine.dtype), m, n, k, Operands(wide, mapped))
     backend = hoisted_backend(launch, by == "triton")
     return "by torch" if backend == "torch" else f"by triton {blocks_of(launch.tile)}"

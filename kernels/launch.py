@@ -7,7 +7,7 @@ its shared memory (tests/kernels/test_compiled_gemm.py checks it).
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -78,10 +78,13 @@ class GemmLaunch:
 
 @dataclass(frozen=True)
 class Chip:
-    """A device as the tables see it: `name` is a table key, `units` its multiprocessors (compute units)."""
+    """A device as the tables see it: `name` is a table key, `units` its multiprocessors (compute units),
+    `gpu` what the product is called, for what was measured on it.
+    """
 
     name: str
     units: int
+    gpu: str = ""
 
 
 # Who multiplies in a network where a row has not been measured on a GPU. A row with `measured=True` says it
@@ -140,10 +143,12 @@ def gemm_launch(
 ) -> GemmLaunch:
     """Choose a launch for [m, k] x [k, n]; only shapes and strides decide, so equal calls sum in equal order.
 
-    `table`: GEMM_TABLE, unless another is given. Raises LookupError when the table has no row.
+    `table`: what this user has measured (see `tuning.py`), then GEMM_TABLE, unless another is given. Raises
+    LookupError when the table has no row.
     """
     rows = GEMM_TABLE if table is None else table
-    row = next((row for row in rows if _fits(row, chip, kind, m, n, operands)), None)
+    row = _tuned(chip, kind, m, n, k, operands) if chip.gpu and table is None else None
+    row = row or next((row for row in rows if _fits(row, chip, kind, m, n, operands)), None)
     if row is None:
         raise LookupError(
             f"kernels.launch: no row for {kind} products on {chip.name}. Add one to GEMM_TABLE."
@@ -192,12 +197,15 @@ def current_chip(device: torch.device) -> Chip:
 
 @functools.cache
 def _chip(device: int) -> Chip:
+    import torch
     import triton
 
     driver = triton.runtime.driver.active
     target = driver.get_current_target()
     units = driver.utils.get_device_properties(device)["multiprocessor_count"]
-    return Chip(chip_name(target.backend, target.arch), units)
+    # What torch does not see is a driver's stand-in, on which nothing was measured.
+    gpu = torch.cuda.get_device_name(device) if torch.cuda.is_available() else ""
+    return Chip(chip_name(target.backend, target.arch), units, gpu)
 
 
 def chip_name(backend: str, arch: int | str) -> str:
@@ -210,6 +218,17 @@ def chip_name(backend: str, arch: int | str) -> str:
     if arch in (100, 103):
         return "sm_100"
     return "sm_90" if arch == 90 else "sm_80"
+
+
+def _tuned(chip: Chip, kind: Kind, m: int, n: int, k: int, operands: Operands) -> GemmRow | None:
+    """What this user has measured on the GPU."""
+    from kernels.tuning import active  # lazily: it knows of persistent loops, too
+
+    found = active().product(chip.gpu, kind, m, n, k, operands)
+    if found is None:
+        return None
+    known = [r for r in GEMM_TABLE if r.tile == found.tile and _fits(r, chip, kind, 0, 0, operands)]
+    return replace(known[0], backend=found.backend, measured=True) if known else None
 
 
 def _fits(row: GemmRow, chip: Chip, kind: Kind, m: int, n: int, operands: Operands) -> bool:

@@ -27,8 +27,8 @@ def machine_of(x: Tensor) -> Machine:
     if dtype == "fp32" and tf32_allowed():
         dtype = "tf32"
     index = torch.cuda.current_device() if x.device.index is None else x.device.index
-    chip, shared, units = _properties(index)
-    return Machine("cuda", chip, dtype, shared, units, find_spec("triton") is not None)
+    chip, shared, units, name = _properties(index)
+    return Machine("cuda", chip, dtype, shared, units, find_spec("triton") is not None, name)
 
 
 def tf32_allowed() -> bool:
@@ -40,12 +40,12 @@ def tf32_allowed() -> bool:
 
 
 @cache
-def _properties(device: int) -> tuple[str, int, int]:
-    """(chip, bytes of shared memory for one program, multiprocessors)."""
+def _properties(device: int) -> tuple[str, int, int, str]:
+    """(chip, bytes of shared memory for one program, multiprocessors, name of the product)."""
     from kernels.launch import chip_name
 
     found = torch.cuda.get_device_properties(device)
     backend = "hip" if torch.version.hip else "cuda"
     chip = chip_name(backend, 10 * found.major + found.minor)
     shared = found.shared_memory_per_block_optin if backend == "cuda" else found.shared_memory_per_block
-    return chip, shared, found.multi_processor_count
+    return chip, shared, found.multi_processor_count, found.name

@@ -58,6 +58,8 @@ TABLES = {
     "kernels.persistent_forward",
     "kernels.persistent_backward",
     "kernels.persistent_choice",
+    "kernels.persistent_tuned",
+    "kernels.tuning",
 }
 DISTRIBUTIONS = {  # import name -> what pyproject.toml calls it, where they differ
     "yaml": "pyyaml",

@@ -179,17 +179,17 @@ def test_a_runner_must_exist_even_where_there_is_no_loop():
 def test_a_device_is_asked_what_it_is(major, minor, chip, monkeypatch):
     """Stands in for the driver: there may be no GPU here."""
     found = SimpleNamespace(
-        major=major, minor=minor, shared_memory_per_block_optin=101376, multi_processor_count=46
+        major=major, minor=minor, shared_memory_per_block_optin=101376, multi_processor_count=46, name="A GPU"
     )
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
     place._properties.cache_clear()
     like = cast(torch.Tensor, SimpleNamespace(dtype=torch.float16, device=torch.device("cuda", 0)))
-    assert place.machine_of(like) == Machine("cuda", chip, "fp16", 101376, 46)
+    assert place.machine_of(like) == Machine("cuda", chip, "fp16", 101376, 46, name="A GPU")
     place._properties.cache_clear()
 
 
 def test_float32_is_tf32_where_torch_may_multiply_so(monkeypatch):
-    monkeypatch.setattr(place, "_properties", lambda device: ("sm_80", 1, 1))
+    monkeypatch.setattr(place, "_properties", lambda device: ("sm_80", 1, 1, ""))
     like = cast(torch.Tensor, SimpleNamespace(dtype=torch.float32, device=torch.device("cuda", 0)))
     assert place.machine_of(like).dtype == "fp32"
     monkeypatch.setattr(place, "tf32_allowed", lambda: True)
