@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,10 +12,10 @@ from torch import Tensor
 from framework.cell import Op
 from framework.errors import ConfigError
 from framework.plan import Loop, Map, Plan
-from framework.random import mask as random_mask
+from framework.random import mask_values
 from framework.runners import hoisted
-from framework.runners.fused import Fed, FusedLoop
 from framework.runners.loop import Chunk, LoopRunner
+from framework.runners.rebuild import Hoisted, RebuildLoop
 from framework.state import State, carry, keep_mask
 from framework.steps import Linear
 
@@ -49,7 +49,7 @@ def last_uses(plan: Plan) -> list[list[int]]:
     return out
 
 
-def unread_maps(plan: Plan, loops: Sequence[LoopRunner]) -> frozenset[int]:
+def unread_maps(plan: Plan, loops: Sequence[LoopRunner | RebuildLoop]) -> frozenset[int]:
     """Hoisted ops that nobody reads, because the loops' runners make their masks themselves."""
     read = {plan.roots[n] for n in (*plan.graph.outputs.values(), *plan.history)}
     unread: set[int] = set()
@@ -61,14 +61,16 @@ def unread_maps(plan: Plan, loops: Sequence[LoopRunner]) -> frozenset[int]:
     return frozenset(unread)
 
 
-def _reads(plan: Plan, step: Linear | Map | Loop, loops: Sequence[LoopRunner] | None = None) -> Sequence[int]:
+def _reads(
+    plan: Plan, step: Linear | Map | Loop, loops: Sequence[LoopRunner | RebuildLoop] | None = None
+) -> Sequence[int]:
     """Ops whose values a step takes; with `loops`, less the masks that they make themselves."""
     if isinstance(step, Linear):
         return [a.source for a in step.addends if a.source >= 0]
     if isinstance(step, Loop):
         c = plan.components[step.component]
         if loops is not None and loops[step.component].own_masks:
-            return [a for i, a in enumerate(c.ext) if i not in c.masks]
+            return [a for i, a in enumerate(c.ext) if i not in loops[step.component].c.masks]
         return c.ext
     op = plan.ops[step.op]
     return [plan.roots[op.name]] if op.kind == "shift" else op.args
@@ -84,18 +86,21 @@ class Call:
         state: State | None,
         lengths: Tensor | None,
         resets: Tensor | None,
+        whole: Call | None = None,
+        first: int = 0,
     ):
+        """`whole`: the call of which this one is a part, `first` its first step there."""
         self.net, self.plan = net, net.plan
         self.like = net.like
         self.inputs = self._inputs(x)
-        first = next(iter(self.inputs.values()))
-        self.steps, self.lanes = first.shape[0], first.shape[1]
+        given = next(iter(self.inputs.values()))
+        self.steps, self.lanes = given.shape[0], given.shape[1]
         self._check(lengths, resets)
         self.lengths = None if lengths is None else lengths.to(self.like.device).clamp(0, self.steps)
         self.resets = None if resets is None else resets.to(self.like.device, torch.bool)
-        self.padding = self._padding()
+        self.padding = self._padding(whole is None)
         for name, spec in net.graph.inputs.items():
-            if spec.vocab is not None:
+            if spec.vocab is not None and whole is None:
                 _check_indices(name, self.inputs[name], spec.vocab)
         self.state = net.initial_state(self.lanes)
         if state is not None:
@@ -104,11 +109,14 @@ class Call:
         self.ends: dict[str, Tensor] = {}  # nodes of which only the state after the chunk is known
         self.masks: dict[int, Tensor | None] = {}
         self.values: dict[int, Tensor] = {}
-        self.buffers: dict[int, Tensor | Fed] = {}
+        self.buffers: dict[int, Any] = {}  # of loops: their hoisted sums, or how to make them
         self.clock: dict[str, float] | None = None
-        if net.profile and not torch.compiler.is_compiling():
+        if whole is not None:
+            self.clock = whole.clock
+        elif net.profile and not torch.compiler.is_compiling():
             self.clock = net.timing = {"hoisted": 0.0, "loop": 0.0}
-        self.seed = self._draw()
+        self.first = first
+        self.seed = self._draw() if whole is None else whole.seed
 
     def _draw(self) -> int | Tensor | None:
         """The seed of this call's masks, from torch's generator; None when there are none to draw.
@@ -190,18 +198,20 @@ class Call:
                     "Pass the state that this network returned for the same lanes, or None.",
                 )
 
-    def _padding(self) -> Tensor | None:
+    def _padding(self, fill: bool) -> Tensor | None:
         """Bool [T, B, 1]: frames at or past their lane's length.
 
         They are filled with the lane's own frames over again (an empty lane: with those of the longest), so
         that nothing in them spreads. Zeros would not do: log, 1 / x or a norm may have no slope at 0, and a
-        gradient of 0 times an infinite slope is a NaN in the weights' gradients.
+        gradient of 0 times an infinite slope is a NaN in the weights' gradients. fill: not done yet.
         """
         lengths = self.lengths
         if lengths is None:
             return None
         steps = torch.arange(self.steps, device=self.like.device).unsqueeze(1)
         padding = (steps >= lengths.unsqueeze(0)).unsqueeze(-1)
+        if not fill:
+            return padding
         lanes = torch.arange(self.lanes, device=self.like.device)
         lane = torch.where(lengths > 0, lanes, lengths.argmax())
         frame = steps % lengths[lane].clamp(min=1)
@@ -258,20 +268,17 @@ class Call:
         return self.values[at]
 
     def _linear(self, k: int, step: Linear) -> None:
-        fused = self.net.fused.get(k)
-        if fused is not None and fused.takes(self.lengths, self.resets):
-            self.buffers[k] = Fed(tuple(self._full(self.value(at)) for at in fused.v.sources))
-            return
         tensors: list[Tensor] = []
         for a in step.addends:
             if a.kind != "bias":
                 tensors.append(self._full(self.value(a.source)))
             if a.kind != "value":
                 tensors.append(self.net.get_parameter(a.pack))
+        if step.loop and isinstance(self.net.loop_after[k], RebuildLoop):
+            self.buffers[k] = Hoisted(step, tensors)
+            return
         if not tensors:
-            buffer = self.like.new_zeros(self.steps, self.lanes, step.width)
-            for lo, hi, const in step.const:
-                buffer[..., lo:hi] += const
+            buffer = hoisted.constants(step, self.like, self.steps, self.lanes)
         else:
             buffer = hoisted.linear(step, tensors, self.steps, self.lanes, self.clock, self.plan.products.by)
         if step.loop:
@@ -333,15 +340,7 @@ class Call:
 
     def _random(self, op: Op) -> Tensor:
         """dropout: 0 or 1/(1-p); zoneout: 1 where the old value stays. Without training: their mean."""
-        if self.seed is None:
-            mean = 1.0 if op.lo == 0 else op.value
-            return self.like.new_full((1,), mean).expand(self.steps, self.lanes, op.size)
-        hit = random_mask(self.seed, op.name, self.steps, self.lanes, op.size, op.value, self.like.device).to(
-            self.like.dtype
-        )
-        if op.lo == 1:
-            return hit
-        return (1.0 - hit) / (1.0 - op.value)
+        return mask_values(op, self.seed, self.steps, self.lanes, self.like, self.first)
 
     def _loop(self, step: Loop) -> None:
         c, loop = self.plan.components[step.component], self.net.loops[step.component]
@@ -358,15 +357,14 @@ class Call:
                 boundary.append(self.state.history[node][-distance:])
             else:
                 boundary.append(init[-1].expand(distance, self.lanes, -1))
-        if isinstance(given, Fed):
-            self._fused(self.net.fused[step.pre], given, boundary)
-            if self.clock is not None:
-                self.clock["loop"] += self._now() - start
-            return
         out = loop(
-            Chunk(self.steps, self.lanes, masks, self.clock, self.seed, watchdog=self.net.watchdog),
+            Chunk(self.steps, self.lanes, masks, self.clock, self.seed, self.first, self.net.watchdog),
             given,
-            [self._full(self.value(a)) for i, a in enumerate(c.ext) if not (loop.own_masks and i in c.masks)],
+            [
+                self._full(self.value(a))
+                for i, a in enumerate(c.ext)
+                if not (loop.own_masks and i in loop.c.masks)
+            ],
             [self.net.get_parameter(p) for p in self.net.run_packs[step.component]],
             [self.net.pack_view(n) for n in loop.singles],
             boundary,
@@ -376,12 +374,3 @@ class Call:
             self.values[at] = v
         if self.clock is not None:
             self.clock["loop"] += self._now() - start
-
-    def _fused(self, loop: FusedLoop, given: Fed, boundary: Sequence[Tensor]) -> None:
-        """A loop that takes its inputs themselves."""
-        packs = [self.net.get_parameter(p) for p in loop.packs]
-        edges = dict(zip(loop.c.states, boundary, strict=True))
-        h, c = loop.fused(given.sources, packs, edges, self.padding, self.clock)
-        self.values.update(dict.fromkeys(loop.v.given, h))
-        if c is not None:
-            self.ends[loop.v.memory] = c

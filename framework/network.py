@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from framework.call import Call, last_uses, unread_maps
+from framework.chunks import run_chunks
 from framework.component import Component
 from framework.errors import ConfigError
 from framework.graph import Graph
 from framework.load import load_graph
-from framework.plan import Parallel, Plan, make_plan
-from framework.runners.fused import FusedLoop
+from framework.plan import Memory, Parallel, Plan, make_plan
 from framework.runners.loop import LoopRunner
 from framework.runners.place import machine_of
+from framework.runners.rebuild import RebuildLoop
 from framework.runners.torch_loop import TorchLoop
 from framework.runners.triton_elementwise import ElementwiseLoop
 from framework.runners.triton_persistent import PersistentLoop
@@ -30,7 +32,6 @@ Value = Tensor | Mapping[str, Tensor]
 
 # The class behind each name of the runner table (choose.TABLE).
 RUNNERS: Mapping[str, Callable[[Component, Plan], LoopRunner]] = {
-    "torch-fused": lambda c, plan: FusedLoop(c, plan, RUNNERS[other_runner(c, plan)](c, plan)),
     "elementwise": lambda c, plan: ElementwiseLoop(c),
     "persistent": lambda c, plan: PersistentLoop(c, plan.machine, False, plan.products.by),
     "streamed": lambda c, plan: PersistentLoop(c, plan.machine, True, plan.products.by),
@@ -39,10 +40,18 @@ RUNNERS: Mapping[str, Callable[[Component, Plan], LoopRunner]] = {
 }
 
 
-def other_runner(c: Component, plan: Plan) -> str:
-    """The runner of the calls that the one of component `c` hands on."""
-    chosen = zip(plan.components, plan.choices, strict=True)
-    return next(choice.other for other, choice in chosen if other.name == c.name)
+def loop_of(c: Component, runner: str, plan: Plan) -> LoopRunner | RebuildLoop:
+    """What executes component `c` of a plan."""
+
+    def make(c: Component) -> LoopRunner:
+        return RUNNERS[runner](c, plan)
+
+    loop = make(c)
+    if plan.memory == "recompute" and loop.rebuilds:
+        return RebuildLoop(c, make, plan.products.by)
+    if plan.chunk is not None and loop.own_masks:  # kernels count the steps of their masks from 0
+        return make(replace(c, masks={}))
+    return loop
 
 
 class Network(nn.Module):
@@ -67,10 +76,14 @@ class Network(nn.Module):
         runner: str = "auto",
         parallel: Parallel = "intra",
         products: str = "auto",
+        memory: Memory = "save",
+        chunk: int | None = None,
     ):
         super().__init__()
         self.graph = graph if isinstance(graph, Graph) else load_graph(graph)
-        self.plan: Plan = make_plan(self.graph, parallel, runner, products=products)
+        self.plan: Plan = make_plan(
+            self.graph, parallel, runner, products=products, memory=memory, chunk=chunk
+        )
         self.profile = False
         self.watchdog: bool | int = False
         self.timing = {"hoisted": 0.0, "loop": 0.0}
@@ -84,7 +97,7 @@ class Network(nn.Module):
         self._pack_of = {name: pack.name for pack in self._packs.values() for name, _, _ in pack.members}
         self.run_packs = [self._packs_of_runs(c) for c in self.plan.components]
         self.last_uses = last_uses(self.plan)
-        self.loops: list[LoopRunner] = []
+        self.loops: list[LoopRunner | RebuildLoop] = []
         self._place()
         self.reset_parameters()
 
@@ -94,12 +107,9 @@ class Network(nn.Module):
         if here == self.plan.machine and self.loops:
             return
         self.plan = self.plan.on(here)
-        self.loops = [
-            RUNNERS[choice.runner](c, self.plan)
-            for c, choice in zip(self.plan.components, self.plan.choices, strict=True)
-        ]
-        loops = [(s.pre, self.loops[s.component]) for s in self.plan.steps if isinstance(s, Loop)]
-        self.fused = {pre: loop for pre, loop in loops if isinstance(loop, FusedLoop)}
+        chosen = zip(self.plan.components, self.plan.choices, strict=True)
+        self.loops = [loop_of(c, choice.runner, self.plan) for c, choice in chosen]
+        self.loop_after = {s.pre: self.loops[s.component] for s in self.plan.steps if isinstance(s, Loop)}
         self.unread_maps = unread_maps(self.plan, self.loops)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Network:
@@ -189,6 +199,8 @@ class Network(nn.Module):
         """See the class."""
         device = self.like.device
         with torch.autocast(device.type, enabled=False):
+            if self.plan.chunk is not None:
+                return run_chunks(self, x, state, lengths, resets, self.plan.chunk)
             return Call(self, x, state, lengths, resets).run()
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> State:

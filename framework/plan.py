@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from framework import vanilla
 from framework.cell import Builder, Op, Program, lower
 from framework.choose import Choice, check_runner, choose
 from framework.component import MATRICES, Component, edges_of, make_component
@@ -30,6 +29,8 @@ __all__ = ["Linear", "Loop", "Map", "Pack", "Plan", "Step", "make_plan"]
 
 Parallel = Literal["intra", "none"]
 PARALLEL = ("intra", "none")
+Memory = Literal["save", "recompute"]
+MEMORY = ("save", "recompute")
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,10 @@ class Plan:
     choices: tuple[Choice, ...] = ()  # the runner of each component there
     asked: str = "auto"  # who was asked for to multiply outside the loops
     products: Products = BY_TORCH  # who does
+    memory: Memory = "save"  # what loops keep for the backward: all it reads, or the sequences of their nodes
+    chunk: int | None = (
+        None  # steps that run at once, with a state between them from which they can run again
+    )
 
     def __str__(self) -> str:
         from framework.plan_text import plan_text
@@ -87,20 +92,37 @@ def make_plan(
     runner: str = "auto",
     device: str | Machine = "cpu",
     products: str = "auto",
+    memory: Memory = "save",
+    chunk: int | None = None,
 ) -> Plan:
     """Plan `graph`. parallel="none" leaves every product in a loop, step by step (for comparison).
 
     `runner` forces one for every loop ("auto": the best that takes it). `device`: what the plan is for,
     "cpu", "cuda" or a Machine; it need not be here. `products`: who multiplies outside the loops, "triton",
-    "torch", or "auto" (torch on a CPU, what the launch table says on a GPU). Raises GraphError for a loop
-    without delay or a component that runs both ways in time, ConfigError for a name that does not exist.
+    "torch", or "auto" (torch on a CPU, what the launch table says on a GPU). `memory`: "save" keeps what the
+    backward of a loop reads, "recompute" the sequences of its nodes; `chunk`: so many steps run at once, and
+    again for the backward (None: all). Raises GraphError for a loop without delay or a component that runs
+    both ways in time, ConfigError for a name that does not exist.
     """
     if parallel not in PARALLEL:
         raise ConfigError("parallel", f"'{parallel}' is not known", known("There are", parallel, PARALLEL))
     check_runner(runner)
+    if memory not in MEMORY:
+        raise ConfigError("memory", f"'{memory}' is not known", known("There are", memory, MEMORY))
+    if memory == "recompute" and parallel == "none":
+        raise ConfigError("memory", "parallel=none computes nothing for many steps at once",
+                          "Take memory=save, or parallel=intra.")  # fmt: skip
+    if chunk is not None and (not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1):
+        raise ConfigError(
+            "chunk", f"{chunk!r} is no number of steps", "Take a whole number from 1 on, or null."
+        )
     machine = device if isinstance(device, Machine) else named_machine(device)
     with no_garbage_collection():
-        return replace(_make_plan(graph, parallel, runner), asked=products).on(machine)
+        plan = replace(_make_plan(graph, parallel, runner), asked=products, memory=memory, chunk=chunk)
+        if chunk is not None and plan.looks_ahead:
+            raise ConfigError("chunk", "a node reads later steps, which lie in the next chunk",
+                              "Leave chunk out, or take memory=recompute.")  # fmt: skip
+        return plan.on(machine)
 
 
 def _make_plan(graph: Graph, parallel: Parallel, runner: str) -> Plan:
@@ -183,11 +205,8 @@ class _Planner:
         ]  # fmt: skip
         steps, together, packs = make_steps(self.graph, self.b, self.roots, made)
         owner = (*self.owner, *[""] * (len(self.b.ops) - len(self.owner)))
-        zero = frozenset(n for n, node in self.graph.nodes.items() if node.init == 0)
-        results = [self.roots[n] for n in self.graph.outputs.values()]
-        marked = vanilla.mark(made, steps, self.b.ops, self.roots, results, zero)
         return Plan(
-            self.graph, self.parallel, tuple(self.b.ops), self.roots, owner, marked, steps, packs,
+            self.graph, self.parallel, tuple(self.b.ops), self.roots, owner, tuple(made), steps, packs,
             history, together, runner,
         )  # fmt: skip
 

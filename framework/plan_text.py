@@ -54,6 +54,10 @@ def _totals(plan: Plan) -> Iterator[str]:
         f"   per step and lane: {_si(hoisted)}FLOP hoisted, {_si(loops)}FLOP in loops; "
         f"{numbers:,} numbers kept for the backward ({_si(plan.machine.itemsize * numbers)}B in {dtype})"
     )
+    if plan.memory == "recompute":
+        yield "   memory = recompute: loops keep the sequences of their nodes, and compute all else again"
+    if plan.chunk is not None:
+        yield f"   chunk = {plan.chunk}: so many steps run at once, and again for the backward"
     weights = sum(prod(p.shape) for p in plan.packs.values())
     yield f"   weights: {weights:,} in {len(plan.packs)} tensors"
     dropped = [n for n in plan.graph.nodes if n not in plan.roots]

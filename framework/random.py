@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from framework.masks import key_of
+from framework.cell import Op
+from framework.masks import key_of, mean
 from framework.runners.functions import number_in_graphs
 
 _LOW = 0xFFFFFFFF
@@ -51,10 +52,29 @@ def mask(
     size: int,
     p: float,
     device: torch.device | str = "cpu",
+    first: int = 0,
 ) -> Tensor:
     """Bool [T, B, size], True with probability p, from the run's seed and the term's name `key`.
 
+    `first`: steps of the same mask that stand before these.
+
     A seed that is a tensor [] (int64) is not looked at: graphs of torch.compile draw another in each call.
     """
-    counter = torch.arange(steps * lanes * size, dtype=torch.int64, device=device)
+    row = lanes * size
+    counter = torch.arange(first * row, (first + steps) * row, dtype=torch.int64, device=device)
     return (_bits(seed & _LOW, _number_of(key), counter) < int(p * 2**32)).view(steps, lanes, size)
+
+
+def mask_values(
+    op: Op, seed: int | Tensor | None, steps: int, lanes: int, like: Tensor, first: int = 0
+) -> Tensor:
+    """Numbers [T, B, size] of a mask of a cell (`component.mask_of`); without a seed their mean.
+
+    Dropout: 0 or 1/(1-p); zoneout: 1 where the old value stays, or (lo = 2) where the new one comes.
+    """
+    if seed is None:
+        return like.new_full((1,), mean(op)).expand(steps, lanes, op.size)
+    hit = mask(seed, op.name, steps, lanes, op.size, op.value, like.device, first).to(like.dtype)
+    if op.lo == 1:
+        return hit
+    return (1.0 - hit) / (1.0 - op.value) if op.lo == 0 else 1.0 - hit

@@ -71,6 +71,14 @@ class Loop:
 
 Step = Linear | Map | Loop
 
+# Blocks of a loop that computes gates again: as many as this, unless their products would have fewer rows.
+BLOCKS = 8
+ROWS = 512
+
+
+def block_steps(steps: int, lanes: int, reach: int) -> int:
+    """Steps of a block in which a loop of `steps` computes its gates again; reach: its largest delay."""
+    return min(steps, max(-(-steps // BLOCKS), -(-ROWS // lanes), reach))
 
 
 class _Columns(NamedTuple):

@@ -90,6 +90,14 @@ def buffer_of(step: Linear, tensors: Sequence[Tensor], steps: int, lanes: int, b
     return whole
 
 
+def constants(step: Linear, like: Tensor, steps: int, lanes: int) -> Tensor:
+    """The buffer of a Linear step without addends, of the type and on the device of `like`."""
+    buffer = like.new_zeros(steps, lanes, step.width)
+    for lo, hi, const in step.const:
+        buffer[..., lo:hi] += const
+    return buffer
+
+
 def gradients_of(
     step: Linear, tensors: Sequence[Tensor], g: Tensor, wanted: Sequence[bool], by: By
 ) -> list[Tensor | None]:

@@ -26,6 +26,7 @@ class Chunk:
     masks: Mapping[int, Tensor]  # distance -> [T, B, 1] bool; empty: every read is inside its sequence
     clock: dict[str, float] | None = None  # "loop" gets the seconds of the backward
     seed: int | Tensor | None = None  # of random masks; None: not training, a mask is its mean
+    first: int = 0  # steps of the call before this chunk, for which random masks were drawn
     watchdog: int | bool = False  # reads of a barrier until a kernel gives up (True: long enough)
 
 
@@ -45,6 +46,7 @@ class LoopRunner(ABC):
     """Executes one component; subclasses say how. `singles`: weights that stand in no product over gates.
 
     own_masks: it makes the component's random masks itself, from `Chunk.seed`; `ext` then lacks them.
+    rebuilds: it has `run_into` and `rebuild`.
     overwrites: `run` may leave other values in the hoisted buffer, which the backward then finds there.
     variant: what else but the class and the component decides the results; for torch.compile, see custom_ops.
     """
@@ -53,6 +55,7 @@ class LoopRunner(ABC):
     singles: list[str]
     own_masks = False
     overwrites = True
+    rebuilds = False
     variant = ""
 
     def check_device(self, device: str) -> None:  # noqa: B027 (most take every device)
@@ -84,6 +87,20 @@ class LoopRunner(ABC):
         wanted: Sequence[bool],
     ) -> Sequence[Tensor | None]:
         """A gradient for each of `tensors`, from those of the outputs; None where there is none."""
+
+    def run_into(
+        self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], stored: dict[Any, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """As `run` without what only a backward needs, with the values of nodes written to `stored`: those of
+        `keeps` that hold all steps of an op, with the steps outside of the chunk in place.
+        """
+        raise NotImplementedError
+
+    def rebuild(
+        self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], stored: dict[Any, Tensor]
+    ) -> dict[Any, Tensor]:
+        """What `run` would have kept, and left in the hoisted buffer, from what `run_into` has stored."""
+        raise NotImplementedError
 
     def __call__(
         self,

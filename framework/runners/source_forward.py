@@ -14,6 +14,8 @@ from framework.runners.source import Emitter, Source, pads
 class ForwardEmitter(Emitter):
     """The loop of a component. saved: cell ops that the backward will read."""
 
+    mode = "step"  # of its statements: for one step, or for a block of them at once
+
     def __init__(self, c: Component, saved: frozenset[int], weights: Mapping[str, str], masked: bool):
         super().__init__(c.cell)
         self.c, self.weights, self.masked = c, weights, masked
@@ -80,9 +82,10 @@ class ForwardEmitter(Emitter):
             if (source is None) != early or (source is not None and at != source):
                 continue
             for k, run in runs:
-                out = self.ref(Place("P", "chunk", 0, run.lo, run.hi), "step")
-                rows = self.wide(at, "step", out) if self.is_flat(at) else self.operand(at, "step")
-                lines.append(f"add{k}({out}, {rows})")
+                out = self.ref(Place("P", "chunk", 0, run.lo, run.hi), self.mode)
+                rows = self.wide(at, self.mode, out) if self.is_flat(at) else self.operand(at, self.mode)
+                flat = ".flatten(0, 1)" if self.mode == "block" else ""
+                lines.append(f"add{k}({out}{flat}, {rows}{flat})")
         return lines
 
     def _places(self) -> None:
@@ -144,9 +147,9 @@ class ForwardEmitter(Emitter):
             if not self.masked:
                 return []
             root = self.c.roots[op.name]
-            source = self.ref(Place(f"V{root}", "chunk", self.front + op.shift), "step")
-            keep = self.ref(Place(f"K{abs(op.shift)}", "chunk"), "step")
-            out = self.ref(self.place[i], "step")
+            source = self.ref(Place(f"V{root}", "chunk", self.front + op.shift), self.mode)
+            keep = self.ref(Place(f"K{abs(op.shift)}", "chunk"), self.mode)
+            out = self.ref(self.place[i], self.mode)
             return [f"torch.where({keep}, {source}, U{root}, out={out})"]
         if op.kind in ("slice", "stop"):
             if self.place[i] == (self._sliced(op) if op.kind == "slice" else self.place[op.args[0]]):
@@ -156,19 +159,19 @@ class ForwardEmitter(Emitter):
             p = self.place[i]
             lo = min(self.place[j].lo for j in group)
             hi = max(self.place[j].hi for j in group)
-            out = self.ref(Place(p.base, p.mode, p.offset, lo, hi), "step")
+            out = self.ref(Place(p.base, p.mode, p.offset, lo, hi), self.mode)
             return pointwise(op, out, [out], True)
         skip: list[int] = []
         if i in {t.op for t in self.c.targets}:
             start = op.args[0]
             skip = [a for a in op.args if self.ops[a].kind == "full"] + [start]
             if self.place[i] != self.place[start]:
-                lines = [f"{self.ref(self.place[i], 'step')}.copy_({self.operand(start, 'step')})"]
-                return lines + self.statement(i, "step", skip)
-        return self.statement(i, "step", skip)
+                lines = [f"{self.ref(self.place[i], self.mode)}.copy_({self.operand(start, self.mode)})"]
+                return lines + self.statement(i, self.mode, skip)
+        return self.statement(i, self.mode, skip)
 
     def _moved(self, op: Op) -> str:
-        source = self.operand(op.args[0], "step")
+        source = self.operand(op.args[0], self.mode)
         return f"{source}[..., {op.lo}:{op.hi}]" if op.kind == "slice" else source
 
     def _side_by_side(self, i: int, ready: Sequence[int]) -> list[int]:

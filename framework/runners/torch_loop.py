@@ -21,11 +21,16 @@ from framework.runners.products import step_product
 from framework.runners.source import Buffer, Source, pads
 from framework.runners.source_backward import BackwardEmitter
 from framework.runners.source_forward import ForwardEmitter
+from framework.runners.source_rebuild import RebuildEmitter
 from framework.runners.torch_gradients import gradients
+
+ROWS = 512  # rows of one product when values are computed again: enough for full speed, few enough for caches
 
 
 class TorchLoop(LoopRunner):
     """One component, compiled to Python source on first use."""
+
+    rebuilds = True
 
     def __init__(self, c: Component, stepwise: bool = False, by: By = "torch"):
         self.c = c
@@ -59,13 +64,18 @@ class TorchLoop(LoopRunner):
     def source(
         self, kind: str, masked: bool, given: frozenset[int] | None = None
     ) -> tuple[Source, Callable[..., None]]:
-        """kind: infer (saves nothing), train, backward (of the outputs `given`)."""
+        """kind: infer (saves nothing), train, backward (of the outputs `given`), rebuild (of the ops
+        `given`, see `rebuilt`).
+        """
         known = self._functions.get((kind, masked, given))
         if known is None:
             if kind == "backward":
                 places = self.source("train", masked)[0].places
                 d = self.backward_cell(given)
                 source = BackwardEmitter(self.c, d, places, self.weights, masked).emit()
+            elif kind == "rebuild":
+                saved = self.backward_cell().saved if given is None else given
+                source = RebuildEmitter(self.c, saved, self.weights, masked).emit()
             else:
                 saved = self.backward_cell().saved if kind == "train" else frozenset()
                 source = ForwardEmitter(self.c, saved, self.weights, masked).emit()
@@ -94,6 +104,39 @@ class TorchLoop(LoopRunner):
             out[name] = Kept(shape, op=int(name[1:]) if name[0] == "V" else None)
         return out
 
+    def run_into(
+        self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], stored: dict[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """See `LoopRunner.run_into`."""
+        return self.forward(chunk, self.environment(chunk, n_ext, tensors) | stored, "infer")
+
+    def rebuild(
+        self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], stored: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """See `LoopRunner.rebuild`."""
+        v = self.rebuilt(chunk, n_ext, tensors, stored)
+        return {name: v[name] for name in self._kept(bool(chunk.masks))}
+
+    def rebuilt(
+        self,
+        chunk: Chunk,
+        n_ext: int,
+        tensors: Sequence[Tensor],
+        stored: dict[str, Tensor],
+        ops: frozenset[int] | None = None,
+    ) -> dict[str, Any]:
+        """The buffers of a run in which the ops `ops` (None: what the backward reads) were computed from the
+        stored sequences `V<op>`, for many steps at once.
+        """
+        masked = bool(chunk.masks)
+        source, run = self.source("rebuild", masked, ops)
+        rows = max(chunk.lanes, min(chunk.steps * chunk.lanes, ROWS))
+        block = rows // chunk.lanes
+        v = self.environment(chunk, n_ext, tensors, rows) | stored
+        self.allocate(source, chunk, self._like(v), block, v)
+        functions.run_loop(run, chunk.steps, block, v)
+        return v
+
     def gradients_of(
         self,
         chunk: Chunk,
@@ -106,8 +149,10 @@ class TorchLoop(LoopRunner):
         """See `LoopRunner.gradients_of`."""
         return gradients(self, chunk, self.environment(chunk, n_ext, tensors) | kept, dy, wanted)
 
-    def environment(self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor]) -> dict[str, Any]:
-        """The names that generated source uses, for the tensors of one call."""
+    def environment(
+        self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], rows: int = 0
+    ) -> dict[str, Any]:
+        """The names that generated source uses, for the tensors of one call. rows: of a product (0: B)."""
         c, v, at = self.c, dict[str, Any](), iter(tensors)
         if c.targets:
             v["P"] = next(at)
@@ -115,7 +160,7 @@ class TorchLoop(LoopRunner):
             v[f"E{i}"] = next(at)
         for k, run in enumerate(c.runs):
             w = v[f"w{k}"] = next(at)
-            for name, product in step_product(w.detach(), chunk.lanes).items():
+            for name, product in step_product(w.detach(), rows or chunk.lanes).items():
                 v[f"{name}{k}"] = product
             for name, lo, hi in run.weights:
                 v[self.weights[name]] = w[lo:hi]
@@ -139,6 +184,8 @@ class TorchLoop(LoopRunner):
         """Make the buffers of a source. Boundary steps of gradients are zero."""
         t, b = chunk.steps, chunk.lanes
         for name, s in source.buffers.items():
+            if name in v:  # a stored sequence that was given
+                continue
             if s.mode == "ring":
                 v[name] = [like.new_zeros((b, s.size)) for _ in range(s.slots)]
                 continue

@@ -30,6 +30,7 @@ class ElementwiseLoop(LoopRunner):
     name = "elementwise"
     own_masks = True
     overwrites = False
+    rebuilds = True
 
     def __init__(self, c: Component):
         self.c = c
@@ -76,6 +77,18 @@ class ElementwiseLoop(LoopRunner):
         """See `LoopRunner.keeps`."""
         rows = chunk.steps + max(self.c.states.values())
         return {root: Kept((rows, chunk.lanes, self.units), op=root) for root in self.code(chunk)[0].nodes}
+
+    def run_into(
+        self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], stored: dict[int, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """See `LoopRunner.run_into`."""
+        return self.forward(chunk, self.outer(chunk, n_ext, tensors, stored))
+
+    def rebuild(
+        self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], stored: dict[int, Tensor]
+    ) -> dict[int, Tensor]:
+        """See `LoopRunner.rebuild`: nothing else is kept."""
+        return stored
 
     def gradients_of(
         self,

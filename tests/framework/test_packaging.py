@@ -24,6 +24,7 @@ LADDER = {
     "framework.random": 3,
     "framework.runners": 3,
     "framework.call": 4,
+    "framework.chunks": 4,
     "framework.network": 4,
     "framework.convert": 4,
     "framework.data": 4,
