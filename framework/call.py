@@ -14,6 +14,7 @@ from framework.errors import ConfigError
 from framework.plan import Loop, Map, Plan
 from framework.random import mask_values
 from framework.runners import hoisted
+from framework.runners.fused import Fed, FusedLoop
 from framework.runners.loop import Chunk, LoopRunner
 from framework.runners.rebuild import Hoisted, RebuildLoop
 from framework.state import State, carry, keep_mask
@@ -268,6 +269,10 @@ class Call:
         return self.values[at]
 
     def _linear(self, k: int, step: Linear) -> None:
+        fused = self.net.fused.get(k)
+        if fused is not None and fused.takes(self.lengths, self.resets):
+            self.buffers[k] = Fed(tuple(self._full(self.value(at)) for at in fused.v.sources))
+            return
         tensors: list[Tensor] = []
         for a in step.addends:
             if a.kind != "bias":
@@ -357,6 +362,11 @@ class Call:
                 boundary.append(self.state.history[node][-distance:])
             else:
                 boundary.append(init[-1].expand(distance, self.lanes, -1))
+        if isinstance(given, Fed):
+            self._fused(self.net.fused[step.pre], given, boundary)
+            if self.clock is not None:
+                self.clock["loop"] += self._now() - start
+            return
         out = loop(
             Chunk(self.steps, self.lanes, masks, self.clock, self.seed, self.first, self.net.watchdog),
             given,
@@ -374,3 +384,12 @@ class Call:
             self.values[at] = v
         if self.clock is not None:
             self.clock["loop"] += self._now() - start
+
+    def _fused(self, loop: FusedLoop, given: Fed, boundary: Sequence[Tensor]) -> None:
+        """A loop that takes its inputs themselves."""
+        packs = [self.net.get_parameter(p) for p in loop.packs]
+        edges = dict(zip(loop.c.states, boundary, strict=True))
+        h, c = loop.fused(given.sources, packs, edges, self.padding, self.clock)
+        self.values.update(dict.fromkeys(loop.v.given, h))
+        if c is not None:
+            self.ends[loop.v.memory] = c

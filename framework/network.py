@@ -18,6 +18,7 @@ from framework.errors import ConfigError
 from framework.graph import Graph
 from framework.load import load_graph
 from framework.plan import Memory, Parallel, Plan, make_plan
+from framework.runners.fused import FusedLoop
 from framework.runners.loop import LoopRunner
 from framework.runners.place import machine_of
 from framework.runners.rebuild import RebuildLoop
@@ -32,6 +33,7 @@ Value = Tensor | Mapping[str, Tensor]
 
 # The class behind each name of the runner table (choose.TABLE).
 RUNNERS: Mapping[str, Callable[[Component, Plan], LoopRunner]] = {
+    "torch-fused": lambda c, plan: FusedLoop(c, plan, RUNNERS[other_runner(c, plan)](c, plan)),
     "elementwise": lambda c, plan: ElementwiseLoop(c),
     "persistent": lambda c, plan: PersistentLoop(c, plan.machine, False, plan.products.by),
     "streamed": lambda c, plan: PersistentLoop(c, plan.machine, True, plan.products.by),
@@ -52,6 +54,12 @@ def loop_of(c: Component, runner: str, plan: Plan) -> LoopRunner | RebuildLoop:
     if plan.chunk is not None and loop.own_masks:  # kernels count the steps of their masks from 0
         return make(replace(c, masks={}))
     return loop
+
+
+def other_runner(c: Component, plan: Plan) -> str:
+    """The runner of the calls that the one of component `c` hands on."""
+    chosen = zip(plan.components, plan.choices, strict=True)
+    return next(choice.other for other, choice in chosen if other.name == c.name)
 
 
 class Network(nn.Module):
@@ -110,6 +118,8 @@ class Network(nn.Module):
         chosen = zip(self.plan.components, self.plan.choices, strict=True)
         self.loops = [loop_of(c, choice.runner, self.plan) for c, choice in chosen]
         self.loop_after = {s.pre: self.loops[s.component] for s in self.plan.steps if isinstance(s, Loop)}
+        loops = [(s.pre, self.loops[s.component]) for s in self.plan.steps if isinstance(s, Loop)]
+        self.fused = {pre: loop for pre, loop in loops if isinstance(loop, FusedLoop)}
         self.unread_maps = unread_maps(self.plan, self.loops)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Network:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
+from framework import vanilla
 from framework.cell import Builder, Op, Program, lower
 from framework.choose import Choice, check_runner, choose
 from framework.component import MATRICES, Component, edges_of, make_component
@@ -70,7 +71,7 @@ class Plan:
             notes = (f"{self.runner}: parallel=none is for the torch runner",) if asked else ()
             choices = (Choice("torch", notes),) * len(self.components)
         else:
-            choices = tuple(choose(c, self.runner, machine) for c in self.components)
+            choices = tuple(choose(c, self.runner, machine, self.memory) for c in self.components)
         products = choose_products(machine, self.asked)
         return replace(self, machine=machine, choices=choices, products=products)
 
@@ -205,8 +206,11 @@ class _Planner:
         ]  # fmt: skip
         steps, together, packs = make_steps(self.graph, self.b, self.roots, made)
         owner = (*self.owner, *[""] * (len(self.b.ops) - len(self.owner)))
+        zero = frozenset(n for n, node in self.graph.nodes.items() if node.init == 0)
+        results = [self.roots[n] for n in self.graph.outputs.values()]
+        marked = vanilla.mark(made, steps, self.b.ops, self.roots, results, zero)
         return Plan(
-            self.graph, self.parallel, tuple(self.b.ops), self.roots, owner, tuple(made), steps, packs,
+            self.graph, self.parallel, tuple(self.b.ops), self.roots, owner, marked, steps, packs,
             history, together, runner,
         )  # fmt: skip
 
