@@ -52,7 +52,7 @@ class PersistentLoop(LoopRunner):
         self.singles = [*self.vectors, *self.blocks]
         self._code: dict[Any, tuple[Kernel, ModuleType]] = {}
         self._derivatives: dict[frozenset[int], Derivative] = {}
-        self._saved: Saved | None = None
+        self._saved: dict[bool, Saved] = {}  # over many programs or not
         self._layout: Layout | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -72,12 +72,13 @@ class PersistentLoop(LoopRunner):
             self._layout = persistent_fit.layout_of(self.c, self.machine, self.streamed)
         return self._layout
 
-    @property
-    def saved(self) -> Saved:
+    def saved(self, chunk: Chunk) -> Saved:
         """What a forward leaves for its backward beside stored nodes."""
-        if self._saved is None:
-            self._saved = saved_of(self.c, self.layout)
-        return self._saved
+        layout = self.layout.at(chunk.lanes)
+        known = self._saved.get(layout.programs > 1)
+        if known is None:
+            known = self._saved[layout.programs > 1] = saved_of(self.c, layout)
+        return known
 
     @property
     def stored(self) -> list[int]:
@@ -161,7 +162,7 @@ class PersistentLoop(LoopRunner):
         """Stored ops [front + T + back, B, size], and what else the backward needs [T, B, size]."""
         c, steps, lanes, reach = self.c, chunk.steps, chunk.lanes, max(self.c.states.values())
         out = {f"node{at}": Kept((steps + reach, lanes, c.cell[at].size), op=at) for at in self.stored}
-        return out | {f"extra{at}": Kept((steps, lanes, c.cell[at].size)) for at in self.saved.extra}
+        return out | {f"extra{at}": Kept((steps, lanes, c.cell[at].size)) for at in self.saved(chunk).extra}
 
     def _buffers(self, chunk: Chunk, v: Mapping[str, Tensor], train: bool) -> dict[str, Tensor]:
         """What `keeps` says, with boundary steps in place."""
@@ -192,8 +193,9 @@ class PersistentLoop(LoopRunner):
             return torch.where(chunk.masks[abs(op.shift)], x, v[f"init{list(c.states).index(op.name)}"])
         if f"node{at}" in v:
             return v[f"node{at}"][front : front + chunk.steps]
-        if at in self.saved.columns:
-            return v["pre"][..., self.saved.columns[at] :][..., : op.size]
+        columns = self.saved(chunk).columns
+        if at in columns:
+            return v["pre"][..., columns[at] :][..., : op.size]
         return v[f"extra{at}"]
 
     def gradients_of(

@@ -8,13 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from framework import persistent_fit, tuning
+from framework import Network, persistent_fit, tuning
 from framework.errors import ConfigError
 from framework.load import load_graph
 from framework.machine import Machine, machine
 from framework.persistent import cell_of, derivative_of
 from framework.plan import make_plan
+from framework.runners.triton_persistent import PersistentLoop
 from kernels import tuning as files
 from kernels.launch import GEMM_TABLE, Chip, Operands, gemm_launch
 from kernels.persistent_choice import Room
@@ -22,6 +24,8 @@ from kernels.persistent_layout import Layout
 from kernels.persistent_tuned import candidates, misfit
 from kernels.tuning import LoopRow, ProductRow, Tuning, cell_key, malformed, read, save, versions_now
 from tests.gpu.cases import graph_of
+from tests.interpreter import concurrent
+from tests.kernels.persistent_graphs import of_cell
 
 GPU = replace(machine("cuda", "sm_90", "bf16"), name="NVIDIA Test")
 LAYOUT = Layout(programs=16, lanes=8, splits=4, groups=8, loaded=64, back_warps=4)
@@ -163,6 +167,30 @@ def test_a_file_of_ones_own(tmp_path):
     assert persistent_fit.layout_of(loop(), GPU).tuned
     tuning.use(None)
     assert not persistent_fit.layout_of(loop(), GPU).tuned
+
+
+def test_layouts_change_with_the_number_of_lanes():
+    """One program for few lanes, three for more: what a backward finds is what its forward has left."""
+    torch.manual_seed(0)
+    graph = load_graph(of_cell("lstm_norm", 5))
+    nets = [Network(graph, runner=runner) for runner in ("persistent", "torch")]
+    nets[1].load_state_dict(nets[0].state_dict())
+    (run,) = nets[0].loops
+    assert isinstance(run, PersistentLoop)
+    many = Layout(programs=3, lanes=2, least=2, chunk=16, splits=2, groups=2)
+    run._layout = Layout(lanes=2, least=2, tuned=((1, many), (2, Layout(lanes=4, least=2)), (5, many)))
+    for lanes in (1, 2, 4, 8):
+        x, found = torch.randn(3, lanes, 3), list[list[torch.Tensor]]()
+        for net in nets:
+            given = x.clone().requires_grad_()
+            net.zero_grad()
+            with concurrent(seed=lanes) as ran:
+                y, _ = net(given)
+                y.square().sum().backward()
+            assert all((grid[0] % 3 == 0) == (lanes in (1, 4)) for grid in ran.grids) or net is nets[1]
+            found.append([y.detach(), given.grad, *(g for g in net.grads().values() if g is not None)])
+        for a, b in zip(*found, strict=True):
+            assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_keys_are_of_content():
