@@ -157,8 +157,9 @@ class ThroughMemory(Exchange):
             return f"tl.sum({self._all(self.statistics['sum', at])}, axis=0, keep_dims=True)"
         if op.kind == "softmax":
             row = self.statistics["softmax", at]
-            largest = self._all(row, 'float("-inf")')
-            whole = f"{largest}, {self._all(row + 1)}"
+            # Lanes that are not there get numbers, too: 0 / 0 would go on to their next step.
+            largest = f'tl.where(i_parts < {e.layout.programs}, {self._all(row)}, float("-inf"))'
+            whole = f"{largest}, {self._all(row + 1, '1.0')}"
             return f"whole_softmax({x}, {e.units(size)} < {size}, {whole})"
         row, block = self.statistics["moments", at], e.layout.units(size)
         known = f"moments_{e.names[at]}"
