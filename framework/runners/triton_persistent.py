@@ -27,8 +27,10 @@ from framework.persistent import (
 from framework.products import By
 from framework.runners.hoisted_products import products_by
 from framework.runners.loop import Chunk, Kept, LoopRunner
+from framework.runners.persistent_rebuild import kept_again
 
 if TYPE_CHECKING:
+    from framework.runners.torch_loop import TorchLoop
     from kernels.persistent_cell import Derivative, Saved
     from kernels.persistent_layout import Layout
     from kernels.persistent_source import Kernel
@@ -41,6 +43,7 @@ class PersistentLoop(LoopRunner):
     """
 
     own_masks = True
+    rebuilds = True
 
     def __init__(self, c: Component, machine: Machine = CPU, streamed: bool = False, by: By = "torch"):
         self.c, self.machine, self.streamed = c, machine, streamed
@@ -54,6 +57,7 @@ class PersistentLoop(LoopRunner):
         self._derivatives: dict[frozenset[int], Derivative] = {}
         self._saved: dict[bool, Saved] = {}  # over many programs or not
         self._layout: Layout | None = None
+        self.again: TorchLoop | None = None  # computes what is kept again (memory: recompute)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies make their modules again: those cannot be copied or pickled."""
@@ -197,6 +201,20 @@ class PersistentLoop(LoopRunner):
         if at in columns:
             return v["pre"][..., columns[at] :][..., : op.size]
         return v[f"extra{at}"]
+
+    def run_into(
+        self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], stored: dict[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """See `LoopRunner.run_into`."""
+        v = self.environment(chunk, n_ext, tensors) | stored
+        self._launch(chunk, self.layout.at(chunk.lanes), self.code(chunk, False), v)
+        return tuple(self.value(chunk, v, at).detach() for _, at in self.c.outputs)
+
+    def rebuild(
+        self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], stored: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """See `LoopRunner.rebuild`. By torch: a product over all steps needs no kernel of ours."""
+        return stored | kept_again(self, chunk, n_ext, tensors, stored)
 
     def gradients_of(
         self,
