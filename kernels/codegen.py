@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import keyword
 import math
+import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -121,6 +122,21 @@ def names_of(ops: Sequence[Op], nodes: Mapping[str, int]) -> dict[int, str]:
         else:
             name(at, f"v{at}")
     return out
+
+
+def without_path(text: str, nodes: Iterable[str]) -> str:
+    """Source whose remarks do not name the folder that all `nodes` are in: equal layers then have equal
+    source, which is compiled once.
+    """
+    folder = posixpath.commonpath([node.rpartition("/")[0] for node in nodes])
+    if not folder:
+        return text
+    return re.sub(r"(?m)(?<=  # ).*$", lambda remark: remark[0].replace(f"{folder}/", ""), text)
+
+
+def label_of(nodes: Iterable[str]) -> str:
+    """What a module is called for readers: its nodes, without their folders."""
+    return " ".join(node.rpartition("/")[2] for node in nodes)
 
 
 def expression(op: Op, args: Sequence[str], forms: Mapping[str, str]) -> str:
@@ -243,7 +259,8 @@ def mask_function(name: str, ops: Sequence[Op], masks: Sequence[int], names: Map
         if bits is None:
             bits = drawn[op.name, op.size] = f"bits{len(drawn)}"
             place = f"o_row * {op.size} + o_unit" if op.size > 1 else "o_row + o_unit * 0"
-            lines.append(f"{bits} = random_bits(seed, keys[{keys.index(op.name)}], {place})  # {op.name}")
+            of = op.name.partition(":")[0]
+            lines.append(f"{bits} = random_bits(seed, keys[{keys.index(op.name)}], {place})  # {of}")
         threshold = int(op.value * 2**32)
         scale = f"{number(1.0 / (1.0 - op.value))}, " if op.lo == 0 else ""
         form = ("drop_mask", "zoneout_mask", "renewal_mask")[op.lo]

@@ -36,6 +36,7 @@ from kernels.codegen import (
     needed,
     number,
     plumbing,
+    without_path,
 )
 
 NEAR = 4  # largest distance of a read that stays in registers
@@ -161,6 +162,7 @@ def forward(cell: Cell, masked: bool) -> Forward:
             _push("push_fwd", "nodes", rings, {at: i for i, at in enumerate(stored)}),
         ]
     )
+    text = without_path(text, cell.roots)
     return Forward(text, pre, *_outer(ops, ext, par, random), past, stored, rings, far)
 
 
@@ -217,6 +219,7 @@ def backward(cell: Cell, d: Derivative, masked: bool) -> Backward:
             _push("push_bwd", "sent", rings, {at: i for i, at in enumerate(sends)}),
         ]
     )
+    text = without_path(text, cell.roots)
     return Backward(
         text, pre, *_outer(ops, ext, par, random), past, now, tuple(ops[at].lo for at in grad), tuple(d.pre),
         tuple(d.ext), tuple(d.params), sends, rings, far,

@@ -99,8 +99,8 @@ def launch(
     if layout.programs > 1:
         # A grid that cannot be on the chip as a whole is refused then: its programs would wait for ever.
         arguments |= {"GROUPS": groups, "launch_cooperative_grid": True}
-    if code.draws:
-        arguments["seed"] = int32(seed)
+    if code.keys:
+        arguments |= {"seed": int32(seed), **{f"key{i}": key for i, key in enumerate(code.keys)}}
     if watch is not None:
         arguments["polls"] = POLLS if polls is True else polls
     with _refusals(layout, grid):

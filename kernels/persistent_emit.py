@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kernels.persistent_exchange import Exchange
 
 OWN = re.compile(
-    r"(p|o|m|i|in|w|s|sum|rest|init|keep|x|part|lost|far|back|mean|whole|moments)_|[ukm]\d+$"
+    r"(p|o|m|i|in|w|s|sum|rest|init|keep|x|part|lost|far|back|mean|whole|moments)_|([ukm]|key)\d+$"
 )
 TAKEN = {
     "T", "B", "BB", "COMPUTE", "PRECISION", "GROUPS", "t", "s", "seed", "arrive", "wait", "row_sum",
@@ -72,7 +72,7 @@ class Emitter:
         self.text: dict[int, str] = {}
         self.vector: set[int] = set()  # values [units, 1], the same for all lanes, and numbers
         self.sizes: dict[str, None] = {}
-        self.draws = False  # random masks
+        self.masks: list[str] = []  # random ones
         self.kept: set[int] = set()  # values that are wanted for themselves
         self.uses: dict[int, int] = {}
         self.exchange: Exchange
@@ -176,7 +176,7 @@ class Emitter:
                 self.vector.add(at)
                 continue
             if op.kind == "random":
-                self.body.append(f"{self.names[at]} = {self.random(op)}  # {op.name}")
+                self.body.append(f"{self.names[at]} = {self.random(op)}  # {op.name.partition(':')[0]}")
             elif op.kind in PRODUCTS:
                 self.exchange.add_products(self.names[at], [at], None)
             elif op.kind == "sum" and not chained.isdisjoint(op.args):
@@ -231,9 +231,10 @@ class Emitter:
 
     def random(self, op: Op) -> str:
         """A random mask, drawn again wherever it is needed (see `random.py`)."""
-        self.draws = True
+        if op.name not in self.masks:
+            self.masks.append(op.name)
         counter = f"o_row * {op.size} + {self.units(op.size)}"
-        bits = f"random_bits(seed, {self.cell.keys[op.name]}, {counter})"
+        bits = f"random_bits(seed, key{self.masks.index(op.name)}, {counter})"
         scale = f", {number(1.0 / (1.0 - op.value))}" if op.lo == 0 else ""
         form = ("drop_mask", "zoneout_mask", "renewal_mask")[op.lo]
         return f"{form}({bits}, {int(op.value * 2**32)}{scale}, COMPUTE)"

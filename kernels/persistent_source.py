@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kernels.codegen import without_path
 from kernels.persistent_cell import Cell
 from kernels.persistent_emit import Emitter
 from kernels.persistent_exchange import Exchange, Place
@@ -40,7 +41,8 @@ class Kernel:
     of an op in the list: p_node, p_extra (saved), p_grad (of an output), p_edge and p_lost and p_far (of a
     read), p_factor (of a weight gradient), p_x (exchanged between programs: `exchanged` has the op, its size
     and whether it is more than a factor of a product). p_stat: `statistics` rows; p_counter: of barriers.
-    numbers: of matrices on the chip, in each of many programs; under_way: of sources at the same time.
+    keys: of random masks, arguments key<i> behind the seed. numbers: of matrices on the chip, in each of many
+    programs; under_way: of sources at the same time.
     """
 
     name: str
@@ -49,7 +51,7 @@ class Kernel:
     par: tuple[str, ...] = ()
     d_par: tuple[str, ...] = ()
     factors: tuple[int, ...] = ()
-    draws: bool = False
+    keys: tuple[int, ...] = ()
     exchanged: tuple[tuple[int, int, bool], ...] = ()
     statistics: int = 0
     numbers: int = 0
@@ -215,14 +217,16 @@ class Step:
         lines = [f'"""{doc}"""', *lines]
         constants = [f"{c}: tl.constexpr" for c in ("BB", "COMPUTE", "PRECISION")]
         groups = ["GROUPS"] * (parts > 1)
+        seeds = ["seed", *(f"key{i}" for i in range(len(e.masks)))] if e.masks else []
         fixed = [*(f"s_{name}" for name in strides), *(f"s_unit_{name}: tl.constexpr" for name in strides)]
-        arguments = ", ".join([*e.arguments, *fixed, "T", "B", *groups, *["seed"] * e.draws, *constants])
-        loose = ", ".join(f'"{x}"' for x in ("T", "B", *groups, *["seed"] * e.draws))
+        arguments = ", ".join([*e.arguments, *fixed, "T", "B", *groups, *seeds, *constants])
+        loose = ", ".join(f'"{x}"' for x in ("T", "B", *groups, *seeds))
         head = f"@triton.jit(do_not_specialize=[{loose}])\ndef {name}(\n{wrapped(arguments)}\n):\n"
-        text = head + "".join(f"    {line}\n" for line in lines)
+        text = without_path(head + "".join(f"    {line}\n" for line in lines), self.cell.roots)
+        keys = tuple(self.cell.keys[name] for name in e.masks)
         exchanged, rows = e.exchange.exchanged, e.exchange.rows
         return Kernel(
-            name, text, tuple(e.arguments), draws=e.draws, exchanged=exchanged, statistics=rows,
+            name, text, tuple(e.arguments), keys=keys, exchanged=exchanged, statistics=rows,
             numbers=e.exchange.numbers, under_way=e.exchange.under_way, **more,
         )  # fmt: skip
 

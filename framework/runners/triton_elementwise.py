@@ -56,6 +56,7 @@ class ElementwiseLoop(LoopRunner):
         masked, training = bool(chunk.masks), chunk.seed is not None and bool(self.keys)
         known = self._code.get((masked, training, given))
         if known is None:
+            from kernels.codegen import label_of
             from kernels.elementwise import compile_code
 
             code: Forward | Backward
@@ -63,7 +64,7 @@ class ElementwiseLoop(LoopRunner):
                 code = forward_code(self.wide, masked, training)
             else:
                 code = backward_code(self.wide, masked, given, training)
-            known = self._code[masked, training, given] = (code, compile_code(code, self.c.name))
+            known = self._code[masked, training, given] = (code, compile_code(code, label_of(self.c.roots)))
         return known
 
     def run(

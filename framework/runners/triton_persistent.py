@@ -108,6 +108,7 @@ class PersistentLoop(LoopRunner):
         key = (train, masked, training, given, bool(chunk.watchdog), layout)
         known = self._code.get(key)
         if known is None:
+            from kernels.codegen import label_of
             from kernels.persistent import compile_code
 
             if given is None:
@@ -118,7 +119,7 @@ class PersistentLoop(LoopRunner):
                 from kernels.watchdog import watched
 
                 code = watched(code)
-            known = self._code[key] = (code, compile_code(code, self.c.name))
+            known = self._code[key] = (code, compile_code(code, label_of(self.c.roots)))
         return known
 
     def run(

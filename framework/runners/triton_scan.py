@@ -51,6 +51,7 @@ class ScanLoop(ElementwiseLoop):
         masked, training = bool(chunk.masks), chunk.seed is not None and bool(self.keys)
         known = self._code.get((masked, training, given))
         if known is None:
+            from kernels.codegen import label_of
             from kernels.elementwise import compile_code
             from kernels.elementwise_source import with_slope
 
@@ -62,7 +63,7 @@ class ScanLoop(ElementwiseLoop):
                 code = with_slope(
                     backward_code(self.wide, masked, given, training), "slope_bwd", ops, at, FORMS
                 )
-            known = self._code[masked, training, given] = (code, compile_code(code, self.c.name))
+            known = self._code[masked, training, given] = (code, compile_code(code, label_of(self.c.roots)))
         return known
 
     def launches(self) -> Any:

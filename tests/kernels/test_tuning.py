@@ -28,7 +28,7 @@ from tests.interpreter import concurrent
 from tests.kernels.persistent_graphs import of_cell
 
 GPU = replace(machine("cuda", "sm_90", "bf16"), name="NVIDIA Test")
-LAYOUT = Layout(programs=16, lanes=8, splits=4, groups=8, loaded=64, back_warps=4)
+LAYOUT = Layout(programs=16, lanes=8, splits=4, groups=8, loaded=64, back_warps=2)
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_a_measured_layout_takes_the_place_of_the_model():
     assert found == replace(model, tuned=((16, LAYOUT),)) and model != LAYOUT
     assert found.at(1) == found.at(16) == LAYOUT and found.at(17) == replace(model.at(17), tuned=found.tuned)
     assert "; up to 16 lanes as measured: 16 programs, 8 lanes" in plan.choices[0].how
-    assert found.at(16).backward().warps == 4
+    assert found.at(16).backward().warps == 2
 
 
 @pytest.mark.parametrize(
