@@ -8,7 +8,9 @@ there is no hoisted buffer. Calls with resets, or under torch.compile, go to ano
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -91,7 +93,8 @@ class FusedLoop(LoopRunner):
         options = (biases, 1, 0.0, train, False, False)  # layers, dropout, train, bidirectional, batch_first
         last = None
         if c0 is not None:
-            y, _, last = torch.lstm(x, (h0.contiguous(), c0.contiguous()), weights, *options)
+            with _no_onednn() if v.project and not x.is_cuda else nullcontext():
+                y, _, last = torch.lstm(x, (h0.contiguous(), c0.contiguous()), weights, *options)
         elif v.kind == "gru":
             y, _ = torch.gru(x, h0.contiguous(), weights, *options)
         else:
@@ -222,6 +225,14 @@ def _one_buffer(weights: list[Tensor], v: Vanilla) -> list[Tensor]:
     if not torch._use_cudnn_rnn_flatten_weight():  # pyright: ignore[reportPrivateImportUsage] (as above)
         return weights
     return list(_OneBuffer.apply(v, *weights))
+
+
+@contextmanager
+def _no_onednn() -> Iterator[None]:
+    """torch warns that oneDNN has no projection; its own loop runs then."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LSTM with projections is not supported with oneDNN")
+        yield
 
 
 def _first_order(gradient: Tensor) -> None:
