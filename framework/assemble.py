@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -19,6 +19,7 @@ from framework.graph import Graph
 from framework.load import load_graph
 from framework.logging import warn
 from framework.network import Network
+from framework.plan import Memory
 from framework.runners.hoisted_products import products_by
 from framework.task import Task, make_task
 
@@ -44,6 +45,8 @@ def assemble(
     runner: str = "auto",
     parallel: str = "intra",
     products: str = "auto",
+    memory: str = "save",
+    memory_chunk: int | None = None,
     seed: int = 1,
     device: str = "cpu",
     threads: int = 0,
@@ -64,7 +67,14 @@ def assemble(
     torch.manual_seed(seed)
     if parallel not in ("intra", "none"):
         raise ConfigError("parallel", f"no '{parallel}'", "There are: intra, none.")
-    net = Network(graph, runner, "none" if parallel == "none" else "intra", products).to(device)
+    net = Network(
+        graph,
+        runner,
+        "none" if parallel == "none" else "intra",
+        products,
+        cast(Memory, memory),  # checked there
+        memory_chunk,
+    ).to(device)
     products_by(net.plan.products.by, net.like.device)
     for loop in net.loops:
         loop.check_device(device.split(":")[0])

@@ -103,6 +103,8 @@ class Config:
     runner: str = "auto"
     parallel: str = "intra"
     products: str = "auto"
+    memory: str = "save"
+    memory_chunk: int | None = None
     seed: int = 1
     run_dir: str | None = None
     resume: str | None = None

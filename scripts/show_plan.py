@@ -1,7 +1,7 @@
 """Print the plan of a network: what runs for all steps at once, what stays in a loop, and why.
 
     python scripts/show_plan.py model=lstm_variant [size=256 | model.params.size=256 ...] [cell=NAME]
-                                [parallel=none] [runner=NAME] [products=triton] [--code]
+                                [parallel=none] [runner=NAME] [products=triton] [memory=recompute] [--code]
                                 [device=cuda [chip=sm_90]] [dtype=bf16] [--svg FILE] [--png FILE]
 
 model: a name of conf/model or a YAML file. cell: for a model with the param `cell` (model=stack), a name of
@@ -36,11 +36,11 @@ from framework.graph import Graph
 from framework.load import load_graph
 from framework.machine import Machine, machine
 from framework.names import known
-from framework.plan import Parallel, Plan, make_plan
+from framework.plan import Memory, Parallel, Plan, make_plan
 from framework.yamlfile import read_yaml
 
 OPTIONS = {
-    "model": "", "cell": "", "parallel": "intra", "runner": "auto", "products": "auto",
+    "model": "", "cell": "", "parallel": "intra", "runner": "auto", "products": "auto", "memory": "save",
     "device": "cpu", "chip": "", "dtype": "fp32",
 }  # fmt: skip
 
@@ -171,7 +171,9 @@ def main(arguments: Sequence[str]) -> None:
     made = graph(options["model"], options["cell"], params)
     where = machine(options["device"], options["chip"], options["dtype"])
     parallel = cast(Parallel, options["parallel"])
-    plan = make_plan(made, parallel, options["runner"], where, options["products"])
+    plan = make_plan(
+        made, parallel, options["runner"], where, options["products"], cast(Memory, options["memory"])
+    )
     print(plan)
     if asked.code:
         print()
