@@ -94,7 +94,7 @@ def layout_of(c: Component, machine: Machine, streamed: bool = False) -> Layout:
     assert not isinstance(found, str), found
     layout = found.layout
     if streamed and found.fits:
-        many = many_programs(cell_of(c, True), derivative_of(c), replace(room(machine), numbers=0))
+        many = many_programs(cell_of(c, True), derivative_of(c), room(machine), streamed=True)
         layout = layout if many is None else many.layout
     return replace(layout, tuned=tuned(c, machine, streamed)[0])
 

@@ -9,6 +9,7 @@ from kernels.persistent_backward import backward_text
 from kernels.persistent_cell import LEAVES, Cell, Derivative, Saved, given_to, saved_values
 from kernels.persistent_forward import forward_text
 from kernels.persistent_layout import Layout
+from kernels.persistent_source import Kernel
 
 # Lanes and warps of one program, those with the fewest exchanges between warps first.
 SHAPES = ((16, 4), (16, 8), (8, 8))
@@ -22,6 +23,9 @@ UNITS = (16, 32, 64, 128)
 WIDE = (32, 64)  # lanes of larger tiles, for many lanes
 # For these our count must stay below what lstm_peephole has at 32 lanes and gru at 64: both spilled (sm_90).
 WIDE_REGISTERS = 110
+# Units of a block of a source that comes from L2 with its matrix, and the part of the room for those on their
+# way: 64 KB in each of 132 programs are more than L2 delivers (5 TB/s) in the microsecond that one waits.
+CHUNKS, STREAMING = (64, 32, 16), 0.5
 LOADED = (128, 64, 32)  # numbers of sources that a thread has under way, see `Room`
 
 
@@ -62,10 +66,11 @@ def one_program(cell: Cell, d: Derivative, room: Room) -> Choice:
     )
 
 
-def many_programs(cell: Cell, d: Derivative, room: Room) -> Choice | None:
+def many_programs(cell: Cell, d: Derivative, room: Room, streamed: bool = False) -> Choice | None:
     """As many programs as there are blocks of units, the smallest blocks first; None: not even the largest.
 
-    Matrices share the room with the sources that are under way.
+    Matrices share the room with the sources that are under way. streamed: all come from L2, also those that
+    there would be room for.
     """
     saved, size = saved_values(cell, d, many=True), max(op.size for op in cell.ops)
     best: Choice | None = None
@@ -75,17 +80,34 @@ def many_programs(cell: Cell, d: Derivative, room: Room) -> Choice | None:
             continue
         for loaded in (n for n in LOADED if n <= room.loaded):
             layout = Layout(programs, groups=max(1, room.programs // programs), splits=4, loaded=loaded)
-            kernels = (
-                forward_text(cell, layout, saved, False),
-                backward_text(cell, d, layout.backward(), saved, False),
-            )
-            numbers = max(k.numbers + k.under_way for k in kernels)
-            if room.numbers is None or numbers <= room.numbers:
+            numbers = max(k.numbers + k.under_way for k in both(cell, d, saved, layout))
+            if not streamed and (room.numbers is None or numbers <= room.numbers):
                 return Choice(replace(layout, wide=wide_tiles(cell, d, saved, layout, room)), numbers, True)
             if best is None or numbers < best.numbers:
-                resident = max(0, room.numbers - max(k.under_way for k in kernels))
-                best = Choice(replace(layout, resident=resident), numbers, False)
-    return best
+                best = Choice(layout, numbers, False)
+    if best is None:
+        return None
+    return replace(best, layout=from_l2(cell, d, saved, best.layout, 0 if streamed else None, room.numbers))
+
+
+def both(cell: Cell, d: Derivative, saved: Saved, layout: Layout) -> tuple[Kernel, Kernel]:
+    """Forward and backward."""
+    turned = layout.backward()
+    return forward_text(cell, layout, saved, False), backward_text(cell, d, turned, saved, False)
+
+
+def from_l2(
+    cell: Cell, d: Derivative, saved: Saved, layout: Layout, resident: int | None, there: int | None
+) -> Layout:
+    """The layout with `resident` numbers of matrices on the chip, else with as many as there is room for
+    beside what is on its way from L2, for which blocks are made small enough.
+    """
+    for chunk in CHUNKS:
+        layout = replace(layout, chunk=chunk, resident=0)
+        staged = max(k.under_way for k in both(cell, d, saved, layout))
+        if there is None or staged <= STREAMING * there:
+            break
+    return replace(layout, resident=max(0, (there or 0) - staged) if resident is None else resident)
 
 
 def wide_tiles(cell: Cell, d: Derivative, saved: Saved, layout: Layout, room: Room) -> tuple[int, ...]:
@@ -93,9 +115,7 @@ def wide_tiles(cell: Cell, d: Derivative, saved: Saved, layout: Layout, room: Ro
     out = []
     for lanes in WIDE:
         wide = replace(layout, wide=(lanes,), groups=1).at(lanes)
-        turned = wide.backward()
-        kernels = (forward_text(cell, wide, saved, False), backward_text(cell, d, turned, saved, False))
-        numbers = max(k.numbers + k.under_way for k in kernels)
+        numbers = max(k.numbers + k.under_way for k in both(cell, d, saved, wide))
         registers = OVERHEAD * alive(cell, d, saved, wide) * lanes / (32 * wide.warps)
         if registers > WIDE_REGISTERS or (room.numbers is not None and numbers > room.numbers):
             break

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 WASTE = (
     1.15  # units that are multiplied for each of the fewest that could be: large blocks are fewer barriers
 )
+STAGES = 3  # blocks of a matrix from L2 and of its source on their way at the same time
 PACKED = 8  # products of one source whose matrices are multiplied as one, at most
 
 
@@ -218,13 +219,18 @@ class Products:
     def _run_streamed(self, block: Sequence[_Task], first: int, count: int) -> None:
         """Blocks from `first` on: matrices come from L2 in every step."""
         e, task = self.e, block[0]
+        form = task.form
+        numbers = sum(t.form.rows for t in block) * form.splits * form.chunk
+        numbers += form.splits * form.chunk * e.layout.lanes
+        staged = min(STAGES, count - first) * numbers
+        self.memory.under_way = max(self.memory.under_way, staged)
         start = len(e.body)
         x = self._source(f"x_{e.names[task.source]}", task.source, task.form, "i_block")
         for task in block:
             e.body.append(f"w_next = {self._slab(task.ops, task.form, 'i_block')}  # {_remark(task.ops)}")
             self._dot(task.name, "w_next", x)
         inside = [f"    {line}" for line in e.body[start:]]
-        e.body[start:] = [f"for i_block in tl.range({first}, {count}, num_stages=3):", *inside]
+        e.body[start:] = [f"for i_block in tl.range({first}, {count}, num_stages={STAGES}):", *inside]
 
     def _dot(self, name: str, slab: str, x: str) -> None:
         self.e.body.append(f"{name} = tl.dot({slab}, {x}, {name}, input_precision=PRECISION)")

@@ -37,12 +37,12 @@ CASES = [
 ]
 
 
-def choice(cell: str, units: int, dtype: str, chip: str) -> list[Any]:
-    """What a plan takes for each loop of a cell on a chip, when persistent is asked for."""
+def choice(cell: str, units: int, dtype: str, chip: str, runner: str = "persistent") -> list[Any]:
+    """What a plan takes for each loop of a cell on a chip, when a runner is asked for."""
     there = CHIPS[chip]
     name = chip_name(there.backend, there.arch)
     on = Machine("cuda", name, SHORT[dtype], there.shared, there.units)
-    return [choose(c, "persistent", on) for c in make_plan(graph_of(cell, units)).components]
+    return [choose(c, runner, on) for c in make_plan(graph_of(cell, units)).components]
 
 
 @pytest.mark.parametrize(("chip", "cell", "units", "dtype", "masked"), CASES)
@@ -60,6 +60,81 @@ def test_loop(compiled, chip, cell, units, dtype, masked):
         assert kernel.time_loop.count(*TENSOR_CORE) > 0
         assert any(kernel.loads[w] for w in WEIGHTS)
         assert all(set(kernel.loads[w]) <= {0} for w in WEIGHTS), kernel.loads  # 0: before all loops
+
+
+# chip, runner, cell, units, dtype: over many programs.
+MANY = [
+    ("sm_80", "persistent", "gru", 256, "float16"),
+    ("sm_90", "persistent", "lstm", 512, "bfloat16"),
+    ("sm_90", "streamed", "lstm", 2048, "bfloat16"),
+    ("sm_100", "persistent", "gru", 512, "bfloat16"),
+    ("gfx942", "persistent", "lstm", 256, "bfloat16"),
+]
+SLOW = [
+    *((chip, "persistent", cell, 256, "float16")
+      for chip in ("sm_80", "sm_86", "sm_90", "sm_100", "gfx942")
+      for cell in ("lstm", "gru", "rhn", "nas", "lstm_projection")),
+    *((chip, "persistent", "lstm", 1024, "bfloat16") for chip in ("sm_90", "sm_100")),
+    *((chip, "persistent", "lstm", 512, "float16") for chip in ("sm_80", "sm_90", "sm_100")),
+    ("sm_90", "persistent", "lstm", 256, "float32"),
+    ("sm_80", "persistent", "gru", 256, "float32"),
+    ("sm_80", "streamed", "lstm", 2048, "float16"),
+    ("sm_90", "streamed", "gru", 4096, "bfloat16"),
+    ("sm_90", "streamed", "lstm", 2048, "float32"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("chip", "runner", "cell", "units", "dtype"),
+    [*MANY, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW if case not in MANY)],
+)
+def test_many_programs(compiled, chip, runner, cell, units, dtype):
+    """What plans take of loops whose weights are spread; or come from L2, in part or all."""
+    assert all(c.runner == runner for c in choice(cell, units, dtype, chip, runner))
+    options = {"runner": runner, "cell": cell, "units": units, "dtype": dtype}
+    kernels = compiled("tests.kernels.loop_cases:chunk", chip, WEIGHTS, lanes=16, **options)
+    assert [k.name for k in kernels] == ["forward_kernel", "backward_kernel"]
+    limits = CHIPS[chip]
+    for kernel in kernels:
+        assert 1 < kernel.grid[0] <= limits.units and kernel.cooperative
+        assert kernel.stack == 0 and kernel.spills_in_loops == 0
+        assert kernel.registers <= limits.registers
+        assert kernel.shared <= limits.shared
+        assert kernel.time_loop.count(*TENSOR_CORE) > 0
+        depths = {depth for w in WEIGHTS for depth in kernel.loads[w]}
+        assert depths == {0} if runner == "persistent" else depths & {2, 3}, kernel.loads
+        if chip.startswith("sm_"):
+            in_order(kernel.events)
+
+
+def in_order(events: list[str]) -> None:
+    """All threads have stored before one releases, and none loads before one has acquired.
+
+    The first wait, at the start of a step, stands before the first arrival.
+    """
+    marks = [i for i, event in enumerate(events) if event in ("release", "acquire")]
+    assert {events[i] for i in marks} == {"release", "acquire"}
+    for i in marks:
+        if events[i] == "release":
+            before = next(e for e in reversed(events[:i]) if e in ("barrier", "store", "acquire"))
+            assert before == "barrier", f"{before}, then release"
+        else:
+            after = next(e for e in events[i + 1 :] if e in ("barrier", "load", "store", "release"))
+            assert after == "barrier", f"acquire, then {after}"
+
+
+def test_order_is_seen():
+    """`in_order` must tell a missing bar.sync on either side."""
+    right = ["store", "barrier", "release", "load", "L:", "acquire", "-> L", "barrier", "load"]
+    in_order(right)
+    for wrong in (
+        ["store", "release", "acquire", "barrier", "load"],
+        ["store", "barrier", "release", "acquire", "load"],
+        ["barrier", "store", "release", "acquire", "barrier", "load"],
+        ["store", "barrier", "load"],
+    ):
+        with pytest.raises(AssertionError):
+            in_order(wrong)
 
 
 def test_number_of_steps_and_lanes_does_not_recompile(compiled):
