@@ -27,7 +27,13 @@ class _Backward:
         self.names = free_names(adjoint_names(names_of(d.ops, cell.roots), cell, d))
         self.e = Emitter(cell, d.ops, layout, self.names)
         self.step = Step(cell, self.e, masked, True)
-        self.many = len(d.params) + masked * len(d.shifts) > SUMS
+        sizes = {f"d_par{i}": d.ops[g].size for i, g in enumerate(d.params.values())}
+        if masked:
+            sizes |= {f"lost{at}": d.ops[at].size for at in d.shifts}
+        self.sums: dict[str, tuple[int, int]] = {}  # name -> size, number among those of that size
+        for name, size in sizes.items():
+            self.sums[name] = size, sum(s == size for s, _ in self.sums.values())
+        self.many = len(self.sums) > SUMS
 
     def run(self) -> Kernel:
         e, step, ops = self.e, self.step, self.ops
@@ -57,12 +63,14 @@ class _Backward:
         factors, stores = self._stores()
         step.emit(step.exchange(self._ready, stores), order, stores)
         for i, g in enumerate(self.d.params.values()):
-            self._total(f"par{i}", f"tl.where(m_lane, {e.block(g)}, 0.0)", ops[g].size)
+            self._total(f"d_par{i}", f"tl.where(m_lane, {e.block(g)}, 0.0)", ops[g].size)
         self._send(far)
         if self.many:
             e.body.append("tl.debug_barrier()  # sums are read again in the next step")
         doc = "All steps of the derivative, last one first."
-        return step.kernel("backward_kernel", doc, par=par, d_par=tuple(self.d.params), factors=factors)
+        sums = tuple((name, size, number) for name, (size, number) in self.sums.items())
+        given = {"par": par, "d_par": tuple(self.d.params), "factors": factors, "sums": sums}
+        return step.kernel("backward_kernel", doc, **given)
 
     def _ready(self, at: int) -> Place | None:
         """Where a value is in memory that the forward has left, or that comes from outside."""
@@ -117,15 +125,16 @@ class _Backward:
         """Sum `value` over lanes and steps, and store it as a row [units] of this tile of lanes.
 
         Few sums stay in registers; many are kept where they are stored, with what rounding took from them in
-        a second row.
+        a second row. All sums of one size are one tensor: addresses of their own would take the registers.
         """
         e = self.e
-        pointer = e.argument(f"p_d_{name}" if name.startswith("par") else f"p_{name}")
+        pointer, rows = e.argument(f"p_sums{size}"), 2 * sum(s == size for s, _ in self.sums.values())
+        row = 2 * self.sums[name][1]
         unit, block = e.units(size), e.layout.units(size)
         first = size == 1 and e.layout.programs > 1  # all have it
         own = f"{unit} < tl.where(i_part == 0, 1, 0)" if first else f"{unit} < {size}"
         mask = "" if e.exact(size) and not first else f", mask={own}"
-        places = [f"{pointer} + i_tile * {2 * size} + {k * size} + {unit}" for k in (0, 1)]
+        places = [f"{pointer} + i_tile * {rows * size} + {(row + k) * size} + {unit}" for k in (0, 1)]
         kinds = [f"{kind}_{name}" for kind in ("sum", "rest")]
         zeros = [f"{kind} = tl.zeros([{block}, 1], COMPUTE)" for kind in kinds]
         stores = [f"tl.store({p}, {kind}{mask})" for p, kind in zip(places, kinds, strict=True)]

@@ -36,11 +36,13 @@ from kernels.rows import (  # noqa: F401
 class Kernel:
     """`text`: source of a function `name` with tensors `arguments`, then strides `s_*`, T, B and constants.
 
-    Tensors by the first part of their name: p_pre, p_d_pre; p_ext<number>, p_d_ext<number>; p_par<i> and
-    p_d_par<i>: the i-th of `par`, `d_par`; p_w<number>; p_keep<distance>; p_init<state>; and with the place
-    of an op in the list: p_node, p_extra (saved), p_grad (of an output), p_edge and p_lost and p_far (of a
-    read), p_factor (of a weight gradient), p_x (exchanged between programs: `exchanged` has the op, its size
-    and whether it is more than a factor of a product). p_stat: `statistics` rows; p_counter: of barriers.
+    Tensors by the first part of their name: p_pre, p_d_pre; p_ext<number>, p_d_ext<number>; p_par<i>: the
+    i-th of `par`; p_w<number>; p_keep<distance>; p_init<state>; and with the place of an op in the list:
+    p_node, p_extra (saved), p_grad (of an output), p_edge and p_far (of a read), p_factor (of a weight
+    gradient), p_x (exchanged between programs: `exchanged` has the op, its size and whether it is more than a
+    factor of a product). p_sums<size> [tiles, sums, 2, size]: `sums` has the name (d_par<i>, the i-th of
+    `d_par`, or lost<read>), size and number of each; of each pair the first is the sum, the second what
+    rounding took. p_stat: `statistics` rows; p_counter: of barriers.
     keys: of random masks, arguments key<i> behind the seed. numbers: of matrices on the chip, in each of many
     programs; under_way: of sources at the same time.
     """
@@ -50,6 +52,7 @@ class Kernel:
     arguments: tuple[str, ...]
     par: tuple[str, ...] = ()
     d_par: tuple[str, ...] = ()
+    sums: tuple[tuple[str, int, int], ...] = ()
     factors: tuple[int, ...] = ()
     keys: tuple[int, ...] = ()
     exchanged: tuple[tuple[int, int, bool], ...] = ()

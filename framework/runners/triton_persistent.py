@@ -237,13 +237,14 @@ class PersistentLoop(LoopRunner):
         found = self._gradient_buffers(chunk, code, d, v)
         self._launch(chunk, self.layout.at(chunk.lanes).backward(), made, v | found)
         v |= found
+        v |= {name: found[f"sums{size}"][:, number, 0].sum(0) for name, size, number in code.sums}
         out: list[Tensor | None] = [v["d_pre"]] if c.targets else []
         out += [v.get(f"d_ext{i}") for i in self.ext]
         weights = self._matrices(chunk, v, d)
         out += [weights.get(f"run {k}") for k in range(len(c.runs))]
         place = {name: i for i, name in enumerate(code.d_par)}
         for name in self.vectors:
-            found = v[f"d_par{place[name]}"][:, 0].sum(0) if name in place else None
+            found = v[f"d_par{place[name]}"] if name in place else None
             out.append(None if found is None else found.to(v[f"par {name}"].dtype))
         out += [weights.get(name) for name in self.blocks]
         return [*out, *self._boundaries(chunk, v), *self._initial(v)]
@@ -257,7 +258,6 @@ class PersistentLoop(LoopRunner):
         like = v[f"node{self.stored[0]}"]
         wide = torch.promote_types(like.dtype, torch.float32)
         out: dict[str, Tensor] = {}
-        sizes = {op.name: op.size for op in c.cell if op.kind == "param"}
         exts = {op.lo: op.size for op in c.cell if op.kind == "ext"}
         if c.targets:
             reached = sum(c.cell[at].size for at in d.pre)
@@ -265,14 +265,11 @@ class PersistentLoop(LoopRunner):
             out["d_pre"] = make((steps, lanes, c.width), dtype=like.dtype, device=like.device)
         for argument in code.arguments:
             name = argument[2:]
-            rest = name[5:]  # of the first two kinds: their number
             if name.startswith("d_ext"):
-                size = (steps, lanes, exts[int(rest)])
-                out[name] = like.new_empty(size)
-            elif name.startswith("d_par"):
-                out[name] = like.new_empty((tiles, 2, sizes[code.d_par[int(rest)]]), dtype=wide)
-            elif name.startswith("lost"):
-                out[name] = like.new_empty((tiles, 2, c.cell[int(name[4:])].size), dtype=wide)
+                out[name] = like.new_empty((steps, lanes, exts[int(name[5:])]))
+            elif name.startswith("sums"):
+                count = sum(size == int(name[4:]) for _, size, _ in code.sums)
+                out[name] = like.new_empty((tiles, count, 2, int(name[4:])), dtype=wide)
             elif name.startswith("edge"):
                 at = int(name[4:].partition("_")[0])
                 out[name] = like.new_empty((lanes, c.cell[at].size), dtype=wide)
@@ -332,7 +329,7 @@ class PersistentLoop(LoopRunner):
         out: list[Tensor | None] = []
         for i, node in enumerate(self.c.states):
             reads = [at for at, op in enumerate(self.c.cell) if op.kind == "shift" and op.name == node]
-            parts = [v[f"lost{at}"][:, 0].sum(0) for at in reads if f"lost{at}" in v]
+            parts = [v[f"lost{at}"] for at in reads if f"lost{at}" in v]
             out.append(torch.stack(parts).sum(0).to(v[f"init{i}"].dtype) if parts else None)
         return out
 
