@@ -109,7 +109,7 @@ def _product(
     if launch.backend == "torch":
         _torch_product(a, b, rows, out, epilogue)
     else:
-        tma = launch.tile.tma and _operands(a, b, rows).mapped
+        tma = launch.tile.tma and operands_of(a, b, rows).mapped
         _launch(a, b, rows, out, epilogue, precision, launch, kernel, tma)
     return out
 
@@ -118,10 +118,11 @@ def launch_of(a: Tensor, b: Tensor, rows: Tensor | None = None, precision: Preci
     """The launch that the table gives to `matmul(a, b, rows=rows, precision=precision)`."""
     kind: Kind = "half" if a.dtype != torch.float32 else precision
     m = a.shape[0] if rows is None else rows.shape[0]
-    return gemm_launch(current_chip(a.device), kind, m, b.shape[1], b.shape[0], _operands(a, b, rows))
+    return gemm_launch(current_chip(a.device), kind, m, b.shape[1], b.shape[0], operands_of(a, b, rows))
 
 
-def _operands(a: Tensor, b: Tensor, rows: Tensor | None) -> Operands:
+def operands_of(a: Tensor, b: Tensor, rows: Tensor | None = None) -> Operands:
+    """What strides and addresses of a and b allow."""
     return Operands(
         wide=_is_wide(a) and _is_wide(b),
         mapped=rows is None and b.shape[0] > 0 and _is_mapped(a) and _is_mapped(b),

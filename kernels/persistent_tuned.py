@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from kernels.persistent_backward import backward_text
@@ -67,41 +67,49 @@ def numbers_of(cell: Cell, d: Derivative, layout: Layout) -> int:
 
 
 def candidates(cell: Cell, d: Derivative, room: Room, lanes: int, streamed: bool = False) -> Iterator[Layout]:
-    """Layouts worth measuring for so many lanes, what the model would take first; all of them fit.
-
-    Around that: other tiles of lanes, fewer or more units in a program, warps, sources under way.
+    """Layouts worth measuring for so many lanes, what the model would take first: other tiles of lanes, more
+    or fewer units in a program. All of them fit.
     """
+    yield from _fitting(cell, d, room, _first(cell, d, room, lanes, streamed))
+
+
+def variants(cell: Cell, d: Derivative, room: Room, layout: Layout, what: str) -> Iterator[Layout]:
+    """A layout with other `warps`, of the backward too, or with other numbers of sources `loaded`."""
+    if what == "warps":
+        others = [replace(layout, warps=w, back_warps=b, back_splits=b) for w in (4, 8) for b in (4, 8)]
+    else:
+        others = [replace(layout, loaded=n) for n in LOADED if n <= room.loaded]
+    yield from _fitting(cell, d, room, others)
+
+
+def _fitting(cell: Cell, d: Derivative, room: Room, layouts: Iterable[Layout]) -> Iterator[Layout]:
     seen: set[Layout] = set()
-    for layout in _all(cell, d, room, lanes, streamed):
-        if layout in seen or misfit(cell, d, layout, room):
-            continue
-        seen.add(layout)
-        yield layout
+    for layout in layouts:
+        if layout not in seen and not misfit(cell, d, layout, room):
+            seen.add(layout)
+            yield layout
 
 
-def _all(cell: Cell, d: Derivative, room: Room, lanes: int, streamed: bool) -> Iterator[Layout]:
+def _first(cell: Cell, d: Derivative, room: Room, lanes: int, streamed: bool) -> Iterator[Layout]:
     size, resident = max(op.size for op in cell.ops), 0 if streamed else Layout().resident
     many = many_programs(cell, d, replace(room, numbers=0) if streamed else room)
     one = one_program(cell, d, room)
     if one.fits and not streamed:
-        yield from (replace(one.layout, lanes=n, warps=w) for n in _tiles(lanes) for w in (4, 8))
+        yield one.layout
     if many is not None and (many.fits or streamed):
         yield replace(many.layout.at(lanes), wide=())
     saved = saved_values(cell, d, many=True)
-    for units in UNITS:
-        programs = -(-size // units)
-        if programs < 2 or programs > room.programs:
-            continue
-        groups = max(1, room.programs // programs)
-        for tile in _tiles(lanes):
-            for warps, back in ((4, 8), (8, 8), (4, 4)):
-                for loaded in (n for n in LOADED if n <= room.loaded):
-                    layout = Layout(
-                        programs, tile, warps, splits=4, groups=groups, loaded=loaded,
-                        resident=resident, back_warps=back, back_splits=back,
-                    )  # fmt: skip
-                    if OVERHEAD * alive(cell, d, saved, layout) * tile / (32 * min(warps, back)) <= REGISTERS:
-                        yield layout
+    for tile in _tiles(lanes):
+        if one.fits and not streamed:
+            yield replace(one.layout, lanes=tile)
+        for units in UNITS:
+            programs = -(-size // units)
+            if programs < 2 or programs > room.programs:
+                continue
+            groups = max(1, room.programs // programs)
+            layout = Layout(programs, tile, splits=4, groups=groups, loaded=room.loaded, resident=resident)
+            if OVERHEAD * alive(cell, d, saved, layout) * tile / (32 * layout.warps) <= REGISTERS:
+                yield layout
 
 
 def _tiles(lanes: int) -> list[int]:

@@ -58,7 +58,7 @@ class LoopRow:
 
 @dataclass(frozen=True)
 class ProductRow:
-    """Who is faster at [m, k] x [k, n] on `gpu`: for more than m/2 and at most m rows."""
+    """Who is faster at [m, k] x [k, n] on `gpu`; m and k are for all that round up to the same power of 2."""
 
     gpu: str
     kind: Kind
@@ -97,19 +97,19 @@ class Tuning:
 
     def product(self, gpu: str, kind: Kind, m: int, n: int, k: int, operands: Operands) -> ProductRow | None:
         """Who was faster, or None where nobody has measured."""
-        return self._products.get((gpu, kind, bucket(m), n, k, operands.wide, operands.mapped))
+        return self._products.get((gpu, kind, bucket(m), n, bucket(k), operands.wide, operands.mapped))
 
     @functools.cached_property
     def _products(self) -> dict[tuple[Any, ...], ProductRow]:
         now = versions_now()
         rows = [r for r in self.products if r.versions == now]
-        return {(r.gpu, r.kind, bucket(r.m), r.n, r.k, r.wide, r.mapped): r for r in rows}
+        return {(r.gpu, r.kind, bucket(r.m), r.n, bucket(r.k), r.wide, r.mapped): r for r in rows}
 
     def joined(self, more: Tuning) -> Tuning:
         """These rows and `more`, which take the place of those about the same."""
         loops = {(r.gpu, r.cell, r.dtype, r.lanes, r.streamed): r for r in (*self.loops, *more.loops)}
         products = {
-            (r.gpu, r.kind, bucket(r.m), r.n, r.k, r.wide, r.mapped): r
+            (r.gpu, r.kind, bucket(r.m), r.n, bucket(r.k), r.wide, r.mapped): r
             for r in (*self.products, *more.products)
         }
         return Tuning(tuple(loops.values()), tuple(products.values()))
