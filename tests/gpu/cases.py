@@ -28,7 +28,8 @@ ELEMENTWISE = ("indrnn", "mingru", "minlstm", "sru")
 class Takes:
     """What a runner is tested with: the shared cells that it must take; `units` of a usual test; other
     `sizes` (lanes, units); the dtype of random graphs, and how many. `off`: how far off those in float64 may
-    be.
+    be. `wide`: sizes for 16 bits alone, at which loops are spread over many programs. `cpu`: whether it runs
+    on one, interpreted.
     """
 
     cells: tuple[str, ...]
@@ -37,6 +38,8 @@ class Takes:
     kind: torch.dtype = torch.float64
     off: float = 0.0
     graphs: int = 60
+    wide: tuple[tuple[int, int], ...] = ()
+    cpu: bool = True
 
 
 # A runner joins all tests by its line here.
@@ -45,8 +48,17 @@ RUNNERS = {
     # Kernels compute tanh for float32: that is 1e-7 in float64.
     "elementwise": Takes(ELEMENTWISE, 129, ((1, 1), (1, 64), (64, 128), (17, 1000)), off=1e-7, graphs=30),
     # Weights of one program must fit a chip, which takes no float64.
-    "persistent": Takes((*DENSE, "sru"), 50, ((1, 1), (3, 16), (20, 33)), torch.float32, graphs=10),
-}
+    "persistent": Takes(
+        (*DENSE, "sru"), 50, ((1, 1), (3, 16), (20, 33)), torch.float32, graphs=10,
+        wide=((1, 257), (20, 512), (33, 700), (128, 384)),
+    ),
+    # Over many programs whatever the size; part of the weights stays on the chip where all would not.
+    "streamed": Takes(
+        DENSE, 130, ((1, 64), (17, 300)), torch.float32, graphs=10, wide=((3, 1000), (40, 2048)), cpu=False
+    ),
+    # Random graphs hardly ever have a loop that is affine in its state.
+    "scan": Takes(("mingru", "minlstm"), 129, ((1, 1), (1, 64), (17, 1000)), off=1e-7, graphs=0),
+}  # fmt: skip
 PAIRS = [(runner, cell) for runner, takes in RUNNERS.items() for cell in takes.cells]
 FEATURES = 3  # more than units
 

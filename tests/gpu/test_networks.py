@@ -10,6 +10,7 @@ from tests.gpu.cases import PAIRS, RUNNERS
 
 pytestmark = pytest.mark.gpu
 KERNELS = [pair for pair in PAIRS if pair[0] != "torch"]
+WIDE = [(runner, cell, *at) for runner, cell in KERNELS for at in RUNNERS[runner].wide]
 SIZES = [(runner, cell, *at) for runner, cell in KERNELS for at in RUNNERS[runner].sizes]
 
 
@@ -28,6 +29,11 @@ def test_agrees_in_sixteen_bits(runner: str, cell: str, kind: torch.dtype, devic
 @pytest.mark.parametrize(("runner", "cell", "lanes", "size"), SIZES)
 def test_sizes(runner: str, cell: str, lanes: int, size: int, device: str):
     bodies.agrees(runner, cell, device, 12, lanes, size, True, torch.float32)
+
+
+@pytest.mark.parametrize(("runner", "cell", "lanes", "size"), WIDE)
+def test_many_programs(runner: str, cell: str, lanes: int, size: int, device: str):
+    bodies.agrees(runner, cell, device, 12, lanes, size, True, torch.bfloat16)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=str)

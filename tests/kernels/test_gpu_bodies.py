@@ -17,7 +17,7 @@ from tests.compare import Results
 from tests.gpu import bodies, cases
 
 ROOT = Path(__file__).parents[2]
-KERNELS = [("elementwise", "sru"), ("persistent", "lstm_peephole"), ("persistent", "rhn")]
+KERNELS = [("elementwise", "sru"), ("scan", "mingru"), ("persistent", "lstm_peephole"), ("persistent", "rhn")]
 SOME = [("torch", "lstm"), ("torch", "clockwork"), *KERNELS]
 
 
@@ -38,6 +38,7 @@ def test_every_shared_cell_is_there():
     [
         pytest.param(*pair, marks=pytest.mark.slow) if pair[0] == "persistent" and pair not in SOME else pair
         for pair in cases.PAIRS
+        if cases.RUNNERS[pair[0]].cpu
     ],
 )
 def test_agrees(runner: str, cell: str):
@@ -77,6 +78,7 @@ def test_replays(runner: str, cell: str, backward: bool):
     [
         (name, kind)
         for name, takes in cases.RUNNERS.items()
+        if takes.cpu and takes.graphs
         for kind in dict.fromkeys((takes.kind, torch.float32))
     ],
     ids=str,

@@ -108,7 +108,7 @@ MUTANTS = {
         r"\1(tl.minimum(o_row + B, tl.cast(T - 1, tl.int64) * B + o_lane)\2)", ANY,
     ),
     "statistics of this program alone": Mutant(
-        "forward", r"(tl\.load\(p_stat .*?\* 3 \+ )i_parts", r"\1i_part", (VALUE,)
+        "forward", r"(tl\.load\(p_stat .*?\b)i_parts\b", r"\1i_part", (VALUE,)
     ),
     # A single unit
     "a single unit is stored by all": Mutant("forward", r"mask=m_first", "mask=m_lane", (RACE,)),
