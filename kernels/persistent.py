@@ -160,7 +160,9 @@ def _exchanged(
     for at, size, wide in code.exchanged:
         out[f"x{at}"] = like.new_empty((steps, lanes, size), dtype=compute if wide else dtype)
     if code.statistics:
-        out["stat"] = like.new_empty((2 * code.statistics, layout.programs, lanes), dtype=compute)
+        tiles = triton.cdiv(lanes, layout.lanes)
+        shape = (2, tiles, code.statistics, layout.programs, layout.lanes)
+        out["stat"] = like.new_empty(shape, dtype=compute)
     if "p_counter" in code.arguments:
         out["counter"] = new_counters(triton.cdiv(lanes, layout.lanes), like.device)
     return out

@@ -119,11 +119,12 @@ class ThroughMemory(Exchange):
     # Statistics ---------------------------------------------------------------------------------------
 
     def _row(self, row: int, part: str) -> str:
-        """Pointers to a row of partial statistics; two steps in turn, as no program is two steps ahead."""
-        parts = self.e.layout.programs
-        return (
-            f"{self.e.argument('p_stat')} + ((s % 2 * {self.rows} + {row}) * {parts} + {part}) * B + o_lane"
-        )
+        """Pointers to a row of partial statistics [2, tiles, rows, programs, BB]; two steps in turn, as no
+        program is two steps ahead. Rows lie at constant distances: they share the registers of an address.
+        """
+        parts, pointer = self.e.layout.programs, self.e.argument("p_stat")
+        tile = f"(s % 2 * tl.cdiv(B, BB) + i_tile) * ({self.rows * parts} * BB)"
+        return f"{pointer} + {tile} + {row * parts} * BB + {part} * BB + tl.arange(0, BB)[None, :]"
 
     def _part(self, what: str, at: int, row: int) -> None:
         """This program's part of a statistic."""
