@@ -22,6 +22,7 @@ from framework.network import Network
 from framework.plan import Memory
 from framework.runners.hoisted_products import products_by
 from framework.task import Task, make_task
+from framework.tuning import use as use_tuning
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def assemble(
     products: str = "auto",
     memory: str = "save",
     memory_chunk: int | None = None,
+    tuning: str | None = None,
     seed: int = 1,
     device: str = "cpu",
     threads: int = 0,
@@ -54,9 +56,11 @@ def assemble(
     """Make the parts; nothing is written anywhere but in caches.
 
     model, cell: graphs as mappings, as in conf/model and conf/cell; data: options of a dataset and its
-    `name`; seed: of the weights. Raises GraphError, ConfigError or DataError.
+    `name`; seed: of the weights; tuning: a file of scripts/tune.py, else the user's. Raises GraphError,
+    ConfigError or DataError.
     """
     device = find_device(device)
+    use_tuning(tuning)
     if threads:
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # saturated gates make denormals, which slow a CPU many times

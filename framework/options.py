@@ -105,6 +105,7 @@ class Config:
     products: str = "auto"
     memory: str = "save"
     memory_chunk: int | None = None
+    tuning: str | None = None
     seed: int = 1
     run_dir: str | None = None
     resume: str | None = None

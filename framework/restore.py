@@ -31,6 +31,7 @@ def restore(path: Path, changes: Iterable[str] = ()) -> Parts:
         products=values["products"],
         memory=values["memory"],
         memory_chunk=values["memory_chunk"],
+        tuning=values["tuning"],
         seed=values["seed"],
         device=values["train"]["device"],
         threads=values["train"]["threads"],

@@ -92,7 +92,7 @@ def _fitting(cell: Cell, d: Derivative, room: Room, layouts: Iterable[Layout]) -
 
 def _first(cell: Cell, d: Derivative, room: Room, lanes: int, streamed: bool) -> Iterator[Layout]:
     size, resident = max(op.size for op in cell.ops), 0 if streamed else Layout().resident
-    many = many_programs(cell, d, replace(room, numbers=0) if streamed else room)
+    many = many_programs(cell, d, room, streamed)
     one = one_program(cell, d, room)
     if one.fits and not streamed:
         yield one.layout

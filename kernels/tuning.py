@@ -170,7 +170,9 @@ def use(path: str | Path | None) -> None:
     global _used
     _used = None if path is None else Path(path)
     active.cache_clear()
-    if path is not None and not Path(path).is_file():
+    if path is None:
+        return
+    if not Path(path).is_file():
         raise TuningError(str(path), "there is no such file", "scripts/tune.py writes one.")
     active()
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from framework import Network, load_graph
+from framework.runners.triton_persistent import PersistentLoop
 from tests import oracle
 from tests.compare import Results, copy_weights, run_network, run_oracle
-from tests.gpu.cases import RUNNERS, data_of, graph_of, network, outcome, relative, too_far
+from tests.gpu.cases import RUNNERS, Data, data_of, graph_of, network, outcome, relative, too_far
 from tests.graphs import Batch, batch_kind, looks_ahead, random_batch, random_graph
 
 
@@ -35,9 +36,21 @@ def agrees(
     data = data_of(graph, steps, lanes, ragged, seed=steps + lanes + size)
     exact = outcome(network(graph, "torch", "cpu", torch.float64), data)
     own = outcome(network(graph, "torch", "cpu", kind), data.to("cpu", kind))
-    got = outcome(network(graph, runner, device, kind, products), data.to(device, kind))
+    net = network(graph, runner, device, kind, products)
+    alive(net, data.to(device, kind))
+    got = outcome(net, data.to(device, kind))
     problems = too_far(got, own, exact)
     assert not problems, "\n".join(problems)
+
+
+def alive(net: Network, data: Data) -> None:
+    """On a GPU, a first call with the watchdog where programs wait for each other: a hang is an error."""
+    lanes = data.dy.shape[1]
+    spread = [x for x in net.loops if isinstance(x, PersistentLoop) and x.layout.at(lanes).programs > 1]
+    if net.like.is_cuda and spread:
+        net.watchdog = True
+        outcome(net, data)
+        net.watchdog = False
 
 
 def repeats(runner: str, cell: str, device: str, steps: int, lanes: int, size: int, launches: int) -> None:
