@@ -102,7 +102,7 @@ def choose(c: Component, wanted: str = "auto", machine: Machine = CPU, memory: s
         if not reason:
             how = r.describe(c, machine) if r.describe and (machine.device == "cuda" or r.unproven) else ""
             other = _next(c, machine) if r.unproven else ""
-            return Choice(r.name, tuple(notes), f"{how}, resets by {other}" if other else how, other)
+            return Choice(r.name, tuple(notes), f"{how}; resets by {other}" if other else how, other)
         notes.append(f"{r.name}: {reason}")
     raise AssertionError("the torch runner takes every component")
 

@@ -100,7 +100,8 @@ def describe(c: Component, machine: Machine) -> str:
     assert isinstance(c.vanilla, Vanilla)
     name = {"lstm": "LSTM", "gru": "GRU", "rnn_tanh": "tanh RNN", "rnn_relu": "relu RNN"}[c.vanilla.kind]
     projected = " with projection" if c.vanilla.project else ""
-    return f"cuDNN's {name}{projected}" if machine.device == "cuda" else f"torch's {name}{projected}"
+    whose = "cuDNN's" if machine.device == "cuda" else "torch's"
+    return f"{whose} {name}{projected}, product of the input included"
 
 
 def _reads(

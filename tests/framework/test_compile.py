@@ -203,7 +203,7 @@ def test_each_loop_is_one_node_forward_and_one_backward(name: str):
 
 def test_other_steps_and_lanes_compile_once_more_at_most():
     """The second size is another graph, in which both are unknown; no further ones."""
-    net = network("lstm")
+    net = network("lstm", runner="torch")  # of torch's own LSTM every size would differ by its rounding
     run = torch.compile(net, fullgraph=True, backend="aot_eager")
     for k, (steps, lanes) in enumerate([(7, 3), (9, 4), (12, 5), (30, 2), (2, 17)]):
         x = batch(net, steps, lanes, seed=k)

@@ -95,7 +95,7 @@ def test_a_runner_may_refuse_by_machine(monkeypatch):
         return "" if machine.itemsize * 1000 <= machine.shared else "no room"
 
     monkeypatch.setattr("framework.choose.TABLE", (Runner("tiny", refuses, ("cuda",)), *TABLE))
-    (c,) = make_plan(load_graph("lstm", size=4, layers=1)).components
+    (c,) = make_plan(load_graph("gru", size=4, layers=1)).components
     assert choose(c).runner == "torch" and not choose(c).notes
     assert choose(c, machine=CUDA).runner == "tiny"
     refused = choose(c, "tiny", Machine("cuda", shared=10))

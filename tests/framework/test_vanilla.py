@@ -312,8 +312,10 @@ def test_random_cells_equal_the_oracle(calls: list[bool]):
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=str)
 def test_errors_are_at_most_twice_those_of_the_torch_runner(cell: str, kind: torch.dtype):
     from tests.gpu import bodies
+    from tests.gpu.test_fused import agree_with_lengths
 
     bodies.agrees("torch-fused", cell, "cpu", 23, 5, 12, False, kind)
+    agree_with_lengths(cell, "cpu", kind, 23, 5, 12)
 
 
 # The runner -------------------------------------------------------------------------------------------
@@ -329,21 +331,21 @@ def test_who_is_chosen(monkeypatch):
     assert (named.runner, named.other, named.how) == (
         "torch-fused",
         "persistent",
-        "cuDNN's LSTM, resets by persistent",
+        "cuDNN's LSTM, product of the input included; resets by persistent",
     )
     assert only(source, Machine("meta"), runner="torch-fused").notes[0].endswith("not for meta")
 
-    rows = [Row("sm_90", "bf16", "lstm", 64, lanes, 1.5) for lanes in (1, 16)]
+    rows = [Row("sm_90", "bf16", "lstm", 64, lanes, 1.5, 1.2) for lanes in (1, 16)]
     monkeypatch.setattr(table, "TABLE", tuple(rows))
     assert only(source, gpu).runner == "torch-fused" and only(source).runner == "torch"
     for other in ("persistent", "streamed", "torch", "scan", "elementwise"):
         assert only(source, gpu, runner=other).runner != "torch-fused"
     assert only(source, gpu, parallel="none").runner == "torch"
     assert only(graph_of(GRU), gpu).runner == "persistent"
-    rows.append(Row("sm_90", "bf16", "lstm", 64, 256, 0.9))
+    rows.append(Row("sm_90", "bf16", "lstm", 64, 256, 1.1, 0.9))
     monkeypatch.setattr(table, "TABLE", tuple(rows))
     assert only(source, gpu).runner == "persistent"
-    monkeypatch.setattr(table, "TABLE", (*rows, Row("sm_90", "bf16", "lstm", 32, 1, 2.0)))
+    monkeypatch.setattr(table, "TABLE", (*rows, Row("sm_90", "bf16", "lstm", 32, 1, 2.0, 1.1)))
     assert only(source, gpu).runner == "torch-fused", "the next larger size decides"
 
 
@@ -355,7 +357,7 @@ def test_not_where_memory_is_to_be_saved():
 
 def test_the_plan_names_it():
     text = str(make_plan(load_graph(graph_of(LSTM)), runner="torch-fused"))
-    assert "runner torch-fused (torch's LSTM, resets by torch)" in text
+    assert "runner torch-fused (torch's LSTM, product of the input included; resets by torch)" in text
 
 
 def test_double_backward_is_refused():
