@@ -52,22 +52,54 @@ def kept_by_fused(v: Vanilla, on_cpu: bool) -> int:
     return (len(v.gates) + 2) * v.size
 
 
+def stored_by_loop(c: Component) -> int:
+    """Numbers that a loop keeps when it computes all else again: its states and other outputs."""
+    ids = {c.roots[n] for n in c.states} | {at for _, at in c.outputs if c.cell[at].kind != "shift"}
+    return sum(c.cell[at].size for at in ids)
+
+
+# Hoisted ops whose results are no numbers of their own.
+VIEWS = ("input", "index", "copy", "expand", "stop", "slice")
+# Runners that draw the random masks of their loops themselves.
+OWN_MASKS = ("elementwise", "persistent", "streamed", "scan")
+
+
+def drawn_inside(plan: Plan) -> frozenset[int]:
+    """Masks, and what is made of masks, that loops draw themselves: nobody reads them as sequences."""
+    read = {plan.roots[n] for n in (*plan.graph.outputs.values(), *plan.history)}
+    unread: set[int] = set()
+    for step in reversed(plan.steps):
+        if isinstance(step, Linear):
+            read.update(a.source for a in step.addends)
+        elif isinstance(step, Loop):
+            c = plan.components[step.component]
+            own = plan.memory == "recompute" or plan.choices[step.component].runner in OWN_MASKS
+            read.update(a for i, a in enumerate(c.ext) if not (own and i in c.masks))
+        elif step.op in read:
+            op = plan.ops[step.op]
+            read.update([plan.roots[op.name]] if op.kind == "shift" else op.args)
+        else:
+            unread.add(step.op)
+    return frozenset(unread)
+
+
 def kept(plan: Plan) -> int:
     """Numbers kept for the backward for each step and lane, outputs included."""
     fused = {k for k, choice in enumerate(plan.choices) if choice.runner == "torch-fused"}
     taken = {s.pre for s in plan.steps if isinstance(s, Loop) and s.component in fused}
     total = 0
+    again, nobody = plan.memory == "recompute", drawn_inside(plan)
     for i, step in enumerate(plan.steps):
         if isinstance(step, Linear):
-            total += step.width if i not in taken else 0
+            total += 0 if i in taken or (again and step.loop) else step.width
         elif isinstance(step, Loop):
             c = plan.components[step.component]
             if step.component in fused:
                 assert not isinstance(c.vanilla, str)
                 total += kept_by_fused(c.vanilla, plan.machine.device == "cpu")
             else:
-                total += kept_by_loop(c)
-        elif plan.ops[step.op].kind not in ("input", "index", "copy", "expand", "stop", "slice"):
+                total += stored_by_loop(c) if again else kept_by_loop(c)
+        elif step.op not in nobody and plan.ops[step.op].kind not in VIEWS:
             total += plan.ops[step.op].size
     return total
 

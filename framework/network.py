@@ -213,6 +213,12 @@ class Network(nn.Module):
                 return run_chunks(self, x, state, lengths, resets, self.plan.chunk)
             return Call(self, x, state, lengths, resets).run()
 
+    def peak_bytes(self, steps: int, lanes: int) -> int:
+        """Predicted bytes of all tensors alive at the peak of a forward and backward; see `framework.peak`."""
+        from framework.peak import peak_bytes
+
+        return peak_bytes(self, steps, lanes)
+
     def load_state(self, tensors: Mapping[str, Tensor]) -> State:
         """The state that `State.tensors()` gave, for this network. Raises ConfigError when names differ."""
         lanes = next(iter(tensors.values())).shape[1] if tensors else 1

@@ -71,14 +71,29 @@ def outer(g: Tensor, x: Tensor) -> Tensor:
     return _call(x.t(), g.t()).t() if _suits(g, x.shape[1]) else torch.mm(g.t(), x)
 
 
+def copies_columns(like: Tensor, m: int, n: int, k: int) -> bool:
+    """Whether a product of m * n * k copies what is a part of the columns of a wider tensor."""
+    return (
+        like.device.type == "cpu"
+        and like.dtype == torch.float32
+        and m * n * k >= LARGE
+        and _onednn() is not None
+    )
+
+
+def copies_weights(like: Tensor, lanes: int, n: int, k: int) -> bool:
+    """Whether `step_product` turns its weights [n, k] into a copy."""
+    large = like.device.type == "cpu" and like.dtype == torch.float32 and _onednn() is not None
+    return large and lanes * n * k >= LARGE_STEP
+
+
 def step_product(w: Tensor, lanes: int) -> dict[str, Callable[..., object]]:
     """How a loop of `lanes` lanes multiplies by its weights w [N, K] at every step.
 
     add(out, x): out += x w^T; back(out, g): out += g w; base(a, g, out): out = a + g w;
     mm(g, out): out = g w.
     """
-    large = w.device.type == "cpu" and w.dtype == torch.float32 and _onednn() is not None
-    if not large or lanes * w.shape[0] * w.shape[1] < LARGE_STEP:
+    if not copies_weights(w, lanes, *w.shape):
         wt = w.t()
         return {
             "add": lambda out, x: out.addmm_(x, wt),

@@ -259,6 +259,7 @@ class _Parts:
             edges = {node: x for node in names if (x := next(at)) is not None}
             for i in range(len(names)):
                 sums.add(("init", i), next(at), None)
+            del found, at, tensors  # before the next block makes its own
         for i, node in enumerate(names):
             sums.add(("boundary", i), edges.get(node), None)
         groups = ("hoisted", "ext", "runs", "singles", "boundary", "init")

@@ -40,8 +40,8 @@ def gradients(
             v[f"DY{at}"] = g
     for distance, mask in chunk.masks.items():
         v[f"L{distance}"] = torch.nn.functional.pad(mask.to(like.dtype), (0, 0, 0, 0, back, front))
-    loop.allocate(source, chunk, like, _block(source, chunk, like), v)
-    run_loop(run, chunk.steps, _block(source, chunk, like), v)
+    loop.allocate(source, chunk, like, block_of(source, chunk, like.element_size()), v)
+    run_loop(run, chunk.steps, block_of(source, chunk, like.element_size()), v)
 
     def value(at: int) -> Tensor:
         return loop.value(v, source.places[at], chunk)
@@ -59,10 +59,10 @@ def gradients(
     return [*out, *boundary, *init]
 
 
-def _block(source: Source, chunk: Chunk, like: Tensor) -> int:
-    """How many steps to prepare at once."""
+def block_of(source: Source, chunk: Chunk, itemsize: int) -> int:
+    """How many steps a backward prepares at once."""
     units = sum(s.size for s in source.buffers.values() if s.mode == "block")
-    step = max(1, units * chunk.lanes * like.element_size())
+    step = max(1, units * chunk.lanes * itemsize)
     return max(1, min(chunk.steps, 64, BLOCK_BYTES // step))
 
 

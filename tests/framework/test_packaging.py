@@ -25,6 +25,7 @@ LADDER = {
     "framework.runners": 3,
     "framework.call": 4,
     "framework.chunks": 4,
+    "framework.peak": 4,
     "framework.network": 4,
     "framework.convert": 4,
     "framework.data": 4,

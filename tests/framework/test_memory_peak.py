@@ -1,0 +1,91 @@
+"""What memory costs: predictions against a count of all tensors that are alive, on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from framework import Network, lstm, make_plan
+from framework.errors import ConfigError
+from framework.load import load_graph
+from framework.machine import machine
+from framework.memory import kept
+from scripts.bench.memory import peak_bytes
+
+T, B, F, H = 96, 32, 40, 48
+MODES = [("save", None), ("recompute", None), ("save", 32), ("recompute", 48)]
+CASES = [("lstm", 2, False), ("lstm", 1, True), ("gru", 1, False), ("lstm_norm", 1, False), ("rhn", 1, True)]
+NEAR = 0.05
+
+NOISY = {
+    "inputs": {"x": {"size": 3}},
+    "nodes": {"h": {"size": 4, "is": "zoneout(tanh(full(x) + full(h[t-1])), h[t-1], 0.3)"}},
+    "outputs": ["h"],
+}
+
+
+def measured(net: Network, steps: int, lanes: int) -> int:
+    """The peak of one forward and backward, weights included."""
+    size = sum(node.size for node in (net.graph.nodes[n] for n in net.graph.outputs.values()))
+    x, dy = torch.randn(steps, lanes, F), torch.randn(steps, lanes, size)
+
+    def run() -> None:
+        weights = [p.detach() for p in net.parameters()]
+        y, state = net(x)
+        del state
+        assert isinstance(y, torch.Tensor)
+        y.backward(dy)
+        assert weights
+
+    run()  # sources are generated and compiled
+    net.zero_grad(set_to_none=True)
+    return peak_bytes(run)
+
+
+@pytest.mark.parametrize("memory, chunk", MODES)
+@pytest.mark.parametrize("cell, layers, both", CASES)
+def test_predicted_peak(cell: str, layers: int, both: bool, memory: str, chunk: int | None):
+    if both and chunk:
+        pytest.skip("chunks only look back")
+    graph = lstm(F, H, layers=layers, bidirectional=both, cell=cell).graph
+    net = Network(graph, memory=memory, chunk=chunk, runner="torch")
+    count, predicted = measured(net, T, B), net.peak_bytes(T, B)
+    assert abs(predicted / count - 1) <= NEAR, (count, predicted)
+
+
+def test_recompute_takes_less_than_half():
+    """Of an LSTM of one layer: 2 of 7 sequences are kept, and blocks of the rest."""
+    graph = lstm(F, H).graph
+    save, again = (measured(Network(graph, memory=m, runner="torch"), 256, B) for m in ("save", "recompute"))
+    assert again < 0.5 * save
+
+
+def test_chunks_do_not_grow_with_steps():
+    """Four times the steps cost inputs, outputs and their gradients, and a state for each part."""
+    net = Network(lstm(F, H).graph, chunk=32, runner="torch")
+    short, long = measured(net, 64, B), measured(net, 256, B)
+    more = 192 * B * 4 * (F + 2 * H) + 6 * B * 4 * 2 * H
+    assert abs(long - short - more) <= 0.02 * long
+
+
+def test_kept_numbers():
+    """LSTM of 64 units: saved are the buffer (4 H), h, c and tanh(c); again computed are all but h and c."""
+    graph = lstm(F, H).graph
+    assert kept(make_plan(graph, runner="torch")) == 7 * H
+    assert kept(make_plan(graph, runner="torch", memory="recompute")) == 2 * H
+
+
+def test_masks_that_runners_draw_are_not_counted():
+    """The torch runner reads the mask and one minus it (4 + 4) as sequences; kernels draw them."""
+    graph = load_graph(NOISY)
+    by_torch, by_kernel = (
+        kept(make_plan(graph, runner=r, device=machine("cuda", "sm_90"))) for r in ("torch", "persistent")
+    )
+    assert by_torch - by_kernel == 8
+    assert kept(make_plan(graph, memory="recompute")) == 4
+
+
+def test_routines_of_others_are_not_predicted():
+    net = Network(lstm(F, H).graph, runner="torch-fused")
+    with pytest.raises(ConfigError, match="do not say what they keep"):
+        net.peak_bytes(T, B)
