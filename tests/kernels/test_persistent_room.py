@@ -18,7 +18,8 @@ SWEEP = [
     (chip, cell, units, dtype)
     for cell, units in (
         ("lstm", 64), ("lstm", 256), ("lstm", 1024), ("gru", 384), ("gru", 768), ("lstm_norm", 256),
-        ("lstm_projection", 512), ("rhn", 256), ("nas", 256), ("mgu", 640), ("scrn", 200), ("rnn_tanh", 1536),
+        ("lstm_projection", 512), ("rhn", 256), ("nas", 256), ("mgu", 640), ("lstm_cifg", 200),
+        ("rnn_tanh", 1536),
     )
     for chip in CHIPS
     for dtype in ("bfloat16", "float16", "float32")
