@@ -57,7 +57,8 @@ class OnChip(Exchange):
             x = f"{slab}.to(COMPUTE) * {self.e.block(source)}"
             return f"{plus}row_sum({x}, {self.e.units(size)} < {size})"
         start = start or f"tl.zeros([{self.e.layout.units(op.size)}, BB], COMPUTE)"
-        return f"tl.dot({slab}, {self.whole(source, slab)}, {start}, input_precision=PRECISION)"
+        operands = f"{slab}, {self.whole(source, slab)}, {start}"
+        return f"tl.dot({operands}, input_precision=PRECISION, out_dtype=COMPUTE)"  # 3.6 asks for the type
 
     def whole(self, at: int, slab: str) -> str:
         """All units of a value, as they are multiplied."""

@@ -233,7 +233,9 @@ class Products:
         e.body[start:] = [f"for i_block in tl.range({first}, {count}, num_stages={STAGES}):", *inside]
 
     def _dot(self, name: str, slab: str, x: str) -> None:
-        self.e.body.append(f"{name} = tl.dot({slab}, {x}, {name}, input_precision=PRECISION)")
+        self.e.body.append(
+            f"{name} = tl.dot({slab}, {x}, {name}, input_precision=PRECISION, out_dtype=COMPUTE)"
+        )
 
     def _source(self, name: str, at: int, form: Form, k: int | str) -> str:
         """Block k of all units of a value, as it is multiplied; called `name`."""
