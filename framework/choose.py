@@ -83,22 +83,22 @@ def check_runner(name: str) -> None:
         raise ConfigError("runner", f"no runner '{name}'", known("There are", name, names))
 
 
-def choose(c: Component, wanted: str = "auto", machine: Machine = CPU, memory: str = "save") -> Choice:
+def choose(c: Component, wanted: str = "auto", machine: Machine = CPU, ours: str = "") -> Choice:
     """The runner of component `c` on a machine. Raises ConfigError for a runner that does not exist.
 
-    One that is asked for by name comes first whatever the device. memory: the plan's ("save", "recompute").
+    One that is asked for by name comes first whatever the device. ours: what only our own runners can do.
     """
     check_runner(wanted)
     here = [r for r in TABLE if r.name == wanted or _offered(r, c, wanted, machine)]
-    if wanted == "auto" and memory == "recompute":
+    if wanted == "auto" and ours:
         here = [r for r in here if not r.unproven]
     order = here if wanted == "auto" else sorted(here, key=lambda r: r.name != wanted)
     notes: list[str] = []
     for r in order:
         absent = "triton is not installed" if r.devices and not machine.triton else ""
         reason = absent or r.refuses(c, machine)
-        if r.unproven and memory == "recompute":
-            reason = "it keeps what it likes, memory=recompute is for our own runners"
+        if r.unproven and ours:
+            reason = f"{ours} is for our own runners"
         if not reason:
             how = r.describe(c, machine) if r.describe and (machine.device == "cuda" or r.unproven) else ""
             other = _next(c, machine) if r.unproven else ""

@@ -71,7 +71,9 @@ class Plan:
             notes = (f"{self.runner}: parallel=none is for the torch runner",) if asked else ()
             choices = (Choice("torch", notes),) * len(self.components)
         else:
-            choices = tuple(choose(c, self.runner, machine, self.memory) for c in self.components)
+            ours = "memory=recompute" if self.memory == "recompute" else ""
+            ours = "products=triton" if self.asked == "triton" else ours
+            choices = tuple(choose(c, self.runner, machine, ours) for c in self.components)
         products = choose_products(machine, self.asked)
         return replace(self, machine=machine, choices=choices, products=products)
 

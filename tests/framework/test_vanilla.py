@@ -16,7 +16,6 @@ from torch import Tensor
 from framework import Network, load_graph, make_plan
 from framework import measured as table
 from framework.cells import CONF, yaml_names
-from framework.choose import choose
 from framework.machine import Machine, machine
 from framework.measured import Row
 from framework.runners import fused
@@ -349,10 +348,14 @@ def test_who_is_chosen(monkeypatch):
     assert only(source, gpu).runner == "torch-fused", "the next larger size decides"
 
 
-def test_not_where_memory_is_to_be_saved():
-    (c,) = make_plan(load_graph(graph_of(LSTM))).components
-    choice = choose(c, "torch-fused", memory="recompute")
-    assert choice.runner == "torch" and "memory=recompute" in choice.notes[0]
+@pytest.mark.parametrize("options", [{"memory": "recompute"}, {"products": "triton"}], ids=str)
+def test_not_where_something_is_asked_of_our_own(options: dict[str, Any]):
+    ((name, value),) = options.items()
+    choice = only(graph_of(LSTM), runner="torch-fused", **options)
+    assert choice.runner == "torch"
+    assert choice.notes == (f"torch-fused: {name}={value} is for our own runners",)
+    assert only(graph_of(LSTM)).runner == "torch-fused"
+    assert only(graph_of(LSTM), **options).runner == "torch" and not only(graph_of(LSTM), **options).notes
 
 
 def test_the_plan_names_it():
