@@ -8,6 +8,7 @@ import pytest
 
 from framework import Network, load_graph, make_plan
 from framework.call import unread_maps
+from framework.component import Component
 from framework.runners.loop import LoopRunner
 
 
@@ -41,6 +42,9 @@ class OwnMasks(LoopRunner):
 
     own_masks = True
 
+    def __init__(self, c: Component):
+        self.c = c
+
     def run(self, *args: Any) -> Any:
         """Not called."""
         raise AssertionError
@@ -53,7 +57,10 @@ class OwnMasks(LoopRunner):
 def test_masks_that_a_runner_makes_are_not_computed():
     graph = graph_of("zoneout(tanh(full(x) + diag(h[t-1])), h[t-1], 0.2)")
     plan = make_plan(graph)
-    assert {plan.ops[at].kind for at in unread_maps(plan, [OwnMasks()])} == {"random", "sum"}
+    assert {plan.ops[at].kind for at in unread_maps(plan, [OwnMasks(c) for c in plan.components])} == {
+        "random",
+        "sum",
+    }
     assert not unread_maps(plan, Network(graph, runner="torch").loops)
 
 
@@ -61,5 +68,5 @@ def test_masks_that_somebody_else_reads_are_computed():
     """One mask feeds a loop and a product outside; another only the loop."""
     text = "dropout(tanh(full(x) + diag(h[t-1])), 0.2) + dropout(x[0:1], 0.1)"
     plan = make_plan(graph_of(text))
-    left = [plan.ops[at] for at in unread_maps(plan, [OwnMasks()])]
+    left = [plan.ops[at] for at in unread_maps(plan, [OwnMasks(c) for c in plan.components])]
     assert [(op.kind, op.value) for op in left] == [("random", 0.2)]
