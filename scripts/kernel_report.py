@@ -14,7 +14,7 @@ import argparse
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -56,6 +56,12 @@ def _loop(runner: str, cell: str, turn: str, dtype: str = "bfloat16", **options:
     return Case(title, "tests.kernels.loop_cases:chunk", given, "time", turn)
 
 
+def _many(runner: str, cell: str, units: int, dtype: str = "bfloat16") -> Case:
+    """A loop whose weights are spread over many programs, or come from L2 (some or all: `streamed`)."""
+    case = _loop(runner, cell, "1 step", dtype, lanes=16, units=units)
+    return replace(case, title=f"{case.title}, many programs")
+
+
 # One line for each case. The products meet every kind of row of the launch table.
 LAYER = {"m": 16384, "n": 1024, "k": 1024}
 CASES: tuple[Case, ...] = (
@@ -85,14 +91,23 @@ CASES: tuple[Case, ...] = (
     _loop("persistent", "lstm", "1 step", lanes=16, units=128),
     _loop("persistent", "lstm_peephole", "1 step", lanes=16, units=128),
     _loop("persistent", "gru_cudnn", "1 step", lanes=16, units=128),
+    _many("persistent", "lstm", 512),
+    _many("persistent", "lstm", 1024),
+    _many("persistent", "gru", 512),
+    _many("persistent", "lstm_norm", 256),
+    _many("streamed", "lstm", 2048),
 )  # fmt: skip
 
 
 # Known defects: (title, chip) that spills, or that a plan takes and that does not fit.
 DEFECTS = {
-    ("matmul, bfloat16, [16384, 1024] x [1024, 1024]", "sm_90"),
     ("persistent, lstm, float32, B 16, H 64", "sm_100"),
     ("persistent, lstm_norm, bfloat16, B 16, H 64", "gfx942"),
+    ("persistent, lstm_peephole, bfloat16, B 16, H 128", "gfx942"),
+    *(
+        ("persistent, lstm_norm, bfloat16, B 16, H 256, many programs", chip)
+        for chip in ("sm_80", "sm_90", "sm_100", "gfx942")
+    ),
 }
 
 
@@ -188,7 +203,8 @@ there. It says what fits and what the instructions are, not how fast they are.
 
 - A line is one launch. *programs*: the grid. *spilled*: the stack of a thread, which is where registers go
   that do not fit. *shared*: what one program asks for. *not taken*: plans for this chip take another
-  runner, because the weights are too large for it.
+  runner, because the weights are too large for it. *many programs*: each has a part of the units and of the
+  weights; one turn then holds the barriers between them, and loads of what others have stored.
 - From *instructions* on, the counts are of one turn of one loop: of products the innermost one, over the
   reduction; of loops through time the one over steps, inner loops included. Above each table stands what one
   turn does. Instructions are counted as they stand in the code, once for each warp. {none}: no loop, or no
