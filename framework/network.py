@@ -214,7 +214,7 @@ class Network(nn.Module):
             return Call(self, x, state, lengths, resets).run()
 
     def peak_bytes(self, steps: int, lanes: int) -> int:
-        """Predicted bytes of all tensors alive at the peak of a forward and backward; see `framework.peak`."""
+        """Predicted bytes of all tensors at the peak of a forward and backward; see `framework.peak`."""
         from framework.peak import peak_bytes
 
         return peak_bytes(self, steps, lanes)

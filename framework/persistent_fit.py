@@ -25,12 +25,16 @@ def bytes_of(machine: Machine) -> int:
 
 def room(machine: Machine) -> Room:
     """What a GPU has for one program and for all."""
-    from kernels.persistent_choice import LOADED, Room
+    from kernels.persistent_choice import LOADED, REGISTERS, SHAPES, Room
 
     there = AMD_BYTES if machine.chip == "gfx9" else machine.shared - SPARE
     # With more under way, loops of 1024 units spilled on sm_100 (docs/kernels.md).
     loaded = 64 if machine.chip == "sm_100" else LOADED[0]
-    return Room(there // bytes_of(machine), machine.units, loaded)
+    # What spilled in one program: products of float32 in three parts keep as many registers again (gru of 64
+    # units on sm_80, rhn on sm_90); AMD's threads have matrices in them, too (lstm_peephole of 128).
+    registers = 105 if bytes_of(machine) == 8 else 180 if machine.chip == "gfx9" else REGISTERS
+    shapes = SHAPES[:2] if machine.chip == "gfx9" else SHAPES  # its tensor cores take 16 lanes
+    return Room(there // bytes_of(machine), machine.units, loaded, registers, shapes)
 
 
 def fit(c: Component, machine: Machine) -> Choice | str:

@@ -33,11 +33,14 @@ LOADED = (128, 64, 32)  # numbers of sources that a thread has under way, see `R
 class Room:
     """What a chip has: `numbers` of matrices for one program (None: any), `programs` at the same time, and
     registers for `loaded` numbers of sources: the more are under way, the fewer times a step waits for L2.
+    registers: that a thread of one program may need by our count; shapes: its lanes and warps.
     """
 
     numbers: int | None = None
     programs: int = 1 << 30
     loaded: int = LOADED[0]
+    registers: int = REGISTERS
+    shapes: tuple[tuple[int, int], ...] = SHAPES
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,15 @@ class Choice:
 def one_program(cell: Cell, d: Derivative, room: Room) -> Choice:
     """All units in one program: lanes and warps by what is alive at once in its backward."""
     saved = saved_values(cell, d)
-    for lanes, warps in SHAPES:
+    for lanes, warps in room.shapes:
         layout = Layout(lanes=lanes, warps=warps)
         registers = OVERHEAD * alive(cell, d, saved, layout) * lanes / (32 * warps)
-        if registers <= REGISTERS:
+        if registers <= room.registers:
             break
     sizes = {op.name: (op.size, cell.ops[op.args[0]].size) for op in cell.ops if op.kind in ("full", "block")}
     numbers = sum(layout.units(rows) * layout.units(cols) for rows, cols in sizes.values())
     return Choice(
-        layout, numbers, room.numbers is None or (numbers <= room.numbers and registers <= REGISTERS)
+        layout, numbers, room.numbers is None or (numbers <= room.numbers and registers <= room.registers)
     )
 
 
