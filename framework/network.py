@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -208,7 +209,7 @@ class Network(nn.Module):
     ) -> tuple[Tensor | dict[str, Tensor], State]:
         """See the class."""
         device = self.like.device
-        with torch.autocast(device.type, enabled=False):
+        with torch.autocast(device.type, enabled=False), _current(device):
             if self.plan.chunk is not None:
                 return run_chunks(self, x, state, lengths, resets, self.plan.chunk)
             return Call(self, x, state, lengths, resets).run()
@@ -256,3 +257,11 @@ class Network(nn.Module):
     def pack_view(self, name: str) -> Tensor:
         """The parameter of a weight that stands alone in its pack."""
         return self.get_parameter(self._pack_of[name])
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes the device of a network the current one: Triton launches there, on its current stream."""
+    elsewhere = device.type == "cuda" and not torch.compiler.is_compiling()
+    if elsewhere and device.index not in (None, torch.cuda.current_device()):
+        return torch.cuda.device(device)
+    return nullcontext()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Shared memory beside weights and what they are multiplied with: layouts on their way to another.
 SPARE = 14 << 10
+FAR = 32  # steps back that a value of one unit may be read
 # On AMD matrices stay in registers, of which four waves have 512 KB; half of them are for everything else.
 AMD_BYTES = 256 << 10
 
@@ -57,7 +58,12 @@ def structure(c: Component, machine: Machine) -> str:
         return "nothing in it reads another step"
     if any(op.kind in ("gather", "index") for op in c.cell):
         return "it looks rows up inside the loop"
-    return "float64 has no fast products" if machine.device == "cuda" and machine.dtype == "fp64" else ""
+    if machine.device != "cuda":
+        return ""
+    far = max((abs(op.shift) for op in c.cell if op.kind == "shift" and op.size == 1), default=0)
+    if far > FAR:  # many programs keep all steps between in registers
+        return f"it reads a value of one unit {far} steps back, over {FAR}"
+    return "float64 has no fast products" if machine.dtype == "fp64" else ""
 
 
 def refuses(c: Component, machine: Machine) -> str:
@@ -69,9 +75,10 @@ def refuses(c: Component, machine: Machine) -> str:
     if isinstance(found, str):
         return found
     if not found.fits:
-        need, there = found.numbers * bytes_of(machine), found.layout.resident * bytes_of(machine)
-        spread = f"each of {found.layout.programs} programs"
-        return f"its weights take {need >> 10} KB on the chip in {spread}, there are {there >> 10} KB"
+        numbers = room(machine).numbers
+        need, there = found.numbers * bytes_of(machine), (numbers or 0) * bytes_of(machine)
+        sizes = f"{need >> 10} KB in each of {found.layout.programs} programs, there are {there >> 10} KB"
+        return f"weights and what they are multiplied with take {sizes}"
     return ""
 
 

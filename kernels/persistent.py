@@ -137,7 +137,7 @@ def _refusals(layout: Layout, grid: int) -> Iterator[None]:
     try:
         yield
     except OutOfResources as e:
-        cause = f"a program of {layout} needs {e.required} of {e.name}, there is {e.limit}"
+        cause = f"each of {layout.programs} programs with {layout.lanes} lanes needs {e.required} of {e.name}, there is {e.limit}"
         raise NoRoom(cause, smaller) from e
     except RuntimeError as e:
         if "cooperative" not in str(e).lower():
@@ -175,7 +175,8 @@ def precision(device: torch.device, dtype: torch.dtype) -> str:
     chip = current_chip(device).name
     if dtype != torch.float32 or chip in ("interpreter", "gfx9"):
         return "ieee"
-    return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "tf32x3"
+    # The old setting, allow_tf32, cannot be read once both were used.
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
 
 def int32(x: int) -> int:

@@ -66,6 +66,7 @@ class _Backward:
             self._total(f"d_par{i}", f"tl.where(m_lane, {e.block(g)}, 0.0)", ops[g].size)
         self._send(far)
         if self.many:
+            e.before.append("tl.debug_barrier()  # zeros are there before the first step reads them")
             e.body.append("tl.debug_barrier()  # sums are read again in the next step")
         doc = "All steps of the derivative, last one first."
         sums = tuple((name, size, number) for name, (size, number) in self.sums.items())
