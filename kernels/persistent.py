@@ -137,7 +137,8 @@ def _refusals(layout: Layout, grid: int) -> Iterator[None]:
     try:
         yield
     except OutOfResources as e:
-        cause = f"each of {layout.programs} programs with {layout.lanes} lanes needs {e.required} of {e.name}, there is {e.limit}"
+        spread = f"each of {layout.programs} programs with {layout.lanes} lanes"
+        cause = f"{spread} needs {e.required} of {e.name}, there is {e.limit}"
         raise NoRoom(cause, smaller) from e
     except RuntimeError as e:
         if "cooperative" not in str(e).lower():
