@@ -139,6 +139,45 @@ def label_of(nodes: Iterable[str]) -> str:
     return " ".join(node.rpartition("/")[2] for node in nodes)
 
 
+class Adjoints(Protocol):
+    """Adjoint ops by what they belong to: pre and shift ops, ext numbers, names of vector weights."""
+
+    @property
+    def pre(self) -> Mapping[int, int]:
+        """Of each hoisted sum."""
+        ...
+
+    @property
+    def ext(self) -> Mapping[int, int]:
+        """Of each value from outside."""
+        ...
+
+    @property
+    def params(self) -> Mapping[str, int]:
+        """Of each vector weight."""
+        ...
+
+    @property
+    def shifts(self) -> Mapping[int, int]:
+        """Of each read at another step."""
+        ...
+
+
+def adjoint_names(names: Mapping[int, str], ops: Sequence[Op], d: Adjoints) -> dict[int, str]:
+    """d_pre0, d_ext0 and so on for results that have no name but a number yet."""
+    place = {("ext", op.lo): at for at, op in enumerate(ops) if op.kind == "ext"}
+    place |= {("param", op.name): at for at, op in enumerate(ops) if op.kind == "param"}
+    of = [*d.pre.items(), *((place["ext", i], g) for i, g in d.ext.items())]
+    of += [*((place["param", n], g) for n, g in d.params.items()), *d.shifts.items()]
+    out, taken = dict(names), set(names.values())
+    for at, g in of:
+        wanted = f"d_{names[at]}"
+        if out[g] == f"v{g}" and wanted not in taken:
+            taken.add(wanted)
+            out[g] = wanted
+    return out
+
+
 def expression(op: Op, args: Sequence[str], forms: Mapping[str, str]) -> str:
     """The value of `op` over the texts of its arguments. Raises ValueError for a kind without a form."""
     if op.kind == "sum":

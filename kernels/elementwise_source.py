@@ -29,6 +29,7 @@ from kernels.codegen import (
     HEADER,
     RANDOM,
     Op,
+    adjoint_names,
     function,
     mask_function,
     mask_keys,
@@ -201,7 +202,7 @@ def backward(cell: Cell, d: Derivative, masked: bool) -> Backward:
     ]
     inputs = {"pre": pre, "ext": (*ext, *random), "par": par, "past": past, "now": now}
     inputs |= {"grad": grad, "back": back}
-    names = _adjoint_names(names_of(ops, cell.roots), cell, d)
+    names = adjoint_names(names_of(ops, cell.roots), cell.ops, d)
     step = function("cell_bwd", "Adjoints of one step.", ops, inputs, groups, names, cell.forms)
     sent = [
         f"tl.where(keep[{cell.distances.index(distance(at))}], adjoints[{i}], 0.0)"
@@ -249,21 +250,6 @@ def module_text(parts: Sequence[Forward | Backward]) -> str:
     """A whole module."""
     header = HEADER + RANDOM if any(part.keys for part in parts) else HEADER
     return "\n\n".join([header, *(part.text for part in parts)])
-
-
-def _adjoint_names(names: Mapping[int, str], cell: Cell, d: Derivative) -> dict[int, str]:
-    """d_pre0, d_ext0 and so on for results that have no name but a number yet."""
-    place = {("ext", op.lo): at for at, op in enumerate(cell.ops) if op.kind == "ext"}
-    place |= {("param", op.name): at for at, op in enumerate(cell.ops) if op.kind == "param"}
-    of = [*d.pre.items(), *((place["ext", i], g) for i, g in d.ext.items())]
-    of += [*((place["param", n], g) for n, g in d.params.items()), *d.shifts.items()]
-    out, taken = dict(names), set(names.values())
-    for at, g in of:
-        wanted = f"d_{names[at]}"
-        if out[g] == f"v{g}" and wanted not in taken:
-            taken.add(wanted)
-            out[g] = wanted
-    return out
 
 
 def _loaded(cell: Cell, ops: Sequence[Op], at: int) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +16,7 @@ from triton.runtime.errors import OutOfResources
 
 from kernels.barrier import new_counters
 from kernels.codecache import load
+from kernels.elementwise import as_rows
 from kernels.launch import INTERPRETER, Chip, current_chip
 from kernels.persistent_layout import Layout
 from kernels.persistent_source import Kernel, module_text
@@ -29,26 +29,6 @@ class NoRoom(RuntimeError):
     def __init__(self, cause: str, fix: str):
         self.cause, self.fix = cause, fix
         super().__init__(f"{cause}. {fix}")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A tensor [T, B, size] of which step and lane are one dimension; unit: 0 if all units share a number."""
-
-    tensor: Tensor
-    lane: int
-    unit: int
-
-
-def as_rows(x: Tensor) -> Rows:
-    """x [T, B, size] for the kernels; copied only where its strides do not fit."""
-    steps, lanes, size = x.shape
-    unit = 0 if size > 1 and x.stride(2) == 0 else 1
-    lane = x.stride(0) if lanes == 1 else x.stride(1)
-    packed = steps == 1 or x.stride(0) == lanes * lane
-    if packed and (size == 1 or x.stride(2) == unit):
-        return Rows(x, lane, unit)
-    return Rows(x.contiguous(), size, 1)
 
 
 def compile_code(code: Kernel, label: str, folder: Path | None = None) -> ModuleType:
@@ -87,7 +67,7 @@ def launch(
     for name in code.arguments:
         x = tensors[name[2:]]
         if name.startswith(("p_ext", "p_grad")):
-            rows = as_rows(x)
+            rows = as_rows(x, x.shape[2])
             x = rows.tensor
             arguments[f"s_{name[2:]}"], arguments[f"s_unit_{name[2:]}"] = rows.lane, rows.unit
         else:

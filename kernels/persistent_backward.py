@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from kernels.codegen import names_of
+from kernels.codegen import adjoint_names, names_of
 from kernels.persistent_cell import Cell, Derivative, Saved, given_to
 from kernels.persistent_emit import Emitter, free_names
 from kernels.persistent_exchange import Place
@@ -24,7 +24,7 @@ class _Backward:
 
     def __init__(self, cell: Cell, d: Derivative, layout: Layout, saved: Saved, masked: bool):
         self.cell, self.d, self.ops, self.saved, self.masked = cell, d, d.ops, saved, masked
-        self.names = free_names(adjoint_names(names_of(d.ops, cell.roots), cell, d))
+        self.names = free_names(adjoint_names(names_of(d.ops, cell.roots), cell.ops, d))
         self.e = Emitter(cell, d.ops, layout, self.names)
         self.step = Step(cell, self.e, masked, True)
         sizes = {f"d_par{i}": d.ops[g].size for i, g in enumerate(d.params.values())}
@@ -173,18 +173,3 @@ class _Backward:
                 e.after.append(e.store_text(row, f"{names}_{k}", op.size))
         if far:
             e.body.append("tl.debug_barrier()  # these rows are read again, some steps later")
-
-
-def adjoint_names(names: Mapping[int, str], cell: Cell, d: Derivative) -> dict[int, str]:
-    """d_pre0, d_ext0 and so on for results that have no name but a number yet."""
-    place = {("ext", op.lo): at for at, op in enumerate(cell.ops) if op.kind == "ext"}
-    place |= {("param", op.name): at for at, op in enumerate(cell.ops) if op.kind == "param"}
-    of = [*d.pre.items(), *((place["ext", i], g) for i, g in d.ext.items())]
-    of += [*((place["param", n], g) for n, g in d.params.items()), *d.shifts.items()]
-    out, taken = dict(names), set(names.values())
-    for at, g in of:
-        wanted = f"d_{names[at]}"
-        if out[g] == f"v{g}" and wanted not in taken:
-            taken.add(wanted)
-            out[g] = wanted
-    return out

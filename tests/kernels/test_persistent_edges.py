@@ -17,7 +17,6 @@ from framework.machine import machine
 from framework.plan import make_plan
 from framework.runners import triton_persistent
 from framework.runners.triton_persistent import PersistentLoop
-from kernels.persistent import as_rows
 from kernels.persistent_source import Kernel
 from tests.compare import assert_same, copy_weights, run_network, run_oracle
 from tests.graphs import random_batch
@@ -137,22 +136,6 @@ def test_any_strides_go_in():
         out.transpose(0, 2).sum(1, keepdim=True).expand(4, 3, 5).square().sum().backward()
         found.append((out.detach(), x.grad))
     torch.testing.assert_close(found[1], found[0])
-
-
-def test_rows_are_copied_only_where_strides_do_not_fit():
-    x = torch.randn(4, 3, 8)
-    part = x[:, :, 2:7]
-    assert as_rows(part).tensor is part and as_rows(part).lane == 8
-    weight = torch.randn(5).expand(4, 3, 5)
-    assert as_rows(weight).tensor is weight and as_rows(weight).lane == 0
-    number = x[:, :, :1].expand(4, 3, 5)
-    assert as_rows(number).tensor is number and as_rows(number).unit == 0
-    for other in (x.transpose(0, 1), x[:, :, ::2], x[::2], x[:, ::2]):
-        rows = as_rows(other)
-        assert rows.tensor is not other and (rows.lane, rows.unit) == (other.shape[2], 1)
-        assert torch.equal(rows.tensor, other)
-    one = x[:, :1]
-    assert as_rows(one).tensor is one and as_rows(one).lane == 24
 
 
 def test_what_a_plan_takes():
