@@ -103,6 +103,7 @@ CASES: tuple[Case, ...] = (
 DEFECTS = {
     ("persistent, lstm, float32, B 16, H 64", "sm_100"),
     ("persistent, lstm_norm, bfloat16, B 16, H 64", "gfx942"),
+    *((f"persistent, {cell}, bfloat16, B 16, H 64", "gfx942") for cell in ("mlstm", "nas", "rhn")),
     *(
         ("persistent, lstm_norm, bfloat16, B 16, H 256, many programs", chip)
         for chip in ("sm_80", "sm_90", "sm_100", "gfx942")
