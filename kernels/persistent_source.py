@@ -31,10 +31,13 @@ from kernels.rows import (  # noqa: F401
 )
 """
 
+CONSTANTS = ("BB", "COMPUTE", "PRECISION")
+
 
 @dataclass(frozen=True)
 class Kernel:
-    """`text`: source of a function `name` with tensors `arguments`, then strides `s_*`, T, B and constants.
+    """`text`: source of a function `name` with tensors `arguments`, then `scalars`: strides `s_*`, T, B and so
+    on, constants last.
 
     Tensors by the first part of their name: p_pre, p_d_pre; p_ext<number>, p_d_ext<number>; p_par<i>: the
     i-th of `par`; p_w<number>; p_keep<distance>; p_init<state>; and with the place of an op in the list:
@@ -50,6 +53,7 @@ class Kernel:
     name: str
     text: str
     arguments: tuple[str, ...]
+    scalars: tuple[str, ...] = ()
     par: tuple[str, ...] = ()
     d_par: tuple[str, ...] = ()
     sums: tuple[tuple[str, int, int], ...] = ()
@@ -218,20 +222,25 @@ class Step:
         else:
             lines = ["i_tile = tl.program_id(0)", *e.ranges("uk"), *e.once, *tile]
         lines = [f'"""{doc}"""', *lines]
-        constants = [f"{c}: tl.constexpr" for c in ("BB", "COMPUTE", "PRECISION")]
         groups = ["GROUPS"] * (parts > 1)
         seeds = ["seed", *(f"key{i}" for i in range(len(e.masks)))] if e.masks else []
-        fixed = [*(f"s_{name}" for name in strides), *(f"s_unit_{name}: tl.constexpr" for name in strides)]
-        arguments = ", ".join([*e.arguments, *fixed, "T", "B", *groups, *seeds, *constants])
+        scalars = [*(f"s_{name}" for name in strides), *(f"s_unit_{name}" for name in strides)]
+        scalars += ["T", "B", *groups, *seeds, *CONSTANTS]
+        arguments = ", ".join([*e.arguments, *(declared(name) for name in scalars)])
         loose = ", ".join(f'"{x}"' for x in ("T", "B", *groups, *seeds))
         head = f"@triton.jit(do_not_specialize=[{loose}])\ndef {name}(\n{wrapped(arguments)}\n):\n"
         text = without_path(head + "".join(f"    {line}\n" for line in lines), self.cell.roots)
         keys = tuple(self.cell.keys[name] for name in e.masks)
         exchanged, rows = e.exchange.exchanged, e.exchange.rows
         return Kernel(
-            name, text, tuple(e.arguments), keys=keys, exchanged=exchanged, statistics=rows,
+            name, text, tuple(e.arguments), tuple(scalars), keys=keys, exchanged=exchanged, statistics=rows,
             numbers=e.exchange.numbers, under_way=e.exchange.under_way, **more,
         )  # fmt: skip
+
+
+def declared(name: str) -> str:
+    """A scalar in a list of arguments: constants and distances between units make the code another one."""
+    return f"{name}: tl.constexpr" if name in CONSTANTS or name.startswith("s_unit_") else name
 
 
 def wrapped(text: str) -> str:

@@ -49,7 +49,8 @@ def watched(code: Kernel) -> Kernel:
         return code
     text = text.replace("do_not_specialize=[", 'do_not_specialize=["polls", ', 1)
     text = text.replace(f"def {code.name}(\n", f"def {code.name}(\n    p_watch, polls,\n", 1)
-    return replace(code, text=_IMPORT + text, arguments=("p_watch", *code.arguments))
+    arguments, scalars = ("p_watch", *code.arguments), ("polls", *code.scalars)
+    return replace(code, text=_IMPORT + text, arguments=arguments, scalars=scalars)
 
 
 def new_watch(programs: int, device: torch.device | str) -> Tensor:
