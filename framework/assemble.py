@@ -43,6 +43,7 @@ def assemble(
     cell: Mapping[str, Any] | None = None,
     cell_name: str = "",
     task: str = "auto",
+    task_options: Mapping[str, Any] | None = None,
     runner: str = "auto",
     parallel: str = "intra",
     products: str = "auto",
@@ -66,7 +67,8 @@ def assemble(
     torch.set_flush_denormal(True)  # saturated gates make denormals, which slow a CPU many times
     data = dict(data)
     dataset = make_dataset(data.pop("name"), **data)
-    graph = model_graph(model, dataset, cell, cell_name)
+    made = make_task(task, dataset, task_options)
+    graph = model_graph(model, dataset, cell, cell_name, made.outputs)
     random.seed(seed)
     torch.manual_seed(seed)
     if parallel not in ("intra", "none"):
@@ -82,7 +84,6 @@ def assemble(
     products_by(net.plan.products.by, net.like.device)
     for loop in net.loops:
         loop.check_device(device.split(":")[0])
-    made = make_task(task, dataset)
     if made.name == "characters" and net.plan.looks_ahead:
         cause = "it reads later characters (t+1 or a backward loop), and the task is to predict the next one"
         raise ConfigError("model", cause, "Take a model that only looks back: lstm, gru, stack.")
@@ -90,9 +91,15 @@ def assemble(
 
 
 def model_graph(
-    model: Mapping[str, Any], dataset: Dataset, cell: Mapping[str, Any] | None = None, cell_name: str = ""
+    model: Mapping[str, Any],
+    dataset: Dataset,
+    cell: Mapping[str, Any] | None = None,
+    cell_name: str = "",
+    outputs: int = 0,
 ) -> Graph:
     """The graph of a model, its params `input` and `classes` (and `cell`, when one is given) filled.
+
+    outputs: units that the task needs (0: one per class).
 
     Raises ConfigError when the model takes no cell, or does not fit the dataset; GraphError for the rest.
     """
@@ -100,7 +107,7 @@ def model_graph(
     params = model.get("params") or {}
     given: dict[str, Any] = {
         key: value
-        for key, value in (("input", dict(dataset.input)), ("classes", dataset.classes))
+        for key, value in (("input", dict(dataset.input)), ("classes", outputs or dataset.classes))
         if key in params
     }
     if cell is not None:
@@ -111,12 +118,12 @@ def model_graph(
         graph = load_graph(model, **given)
     for note in graph.warnings:
         warn(note)
-    _check_fit(graph, dataset)
+    _check_fit(graph, dataset, outputs or dataset.classes)
     return graph
 
 
-def _check_fit(graph: Graph, dataset: Dataset) -> None:
-    """One input of the data's size, and an output with a unit per class."""
+def _check_fit(graph: Graph, dataset: Dataset, outputs: int) -> None:
+    """One input of the data's size, and an output with as many units as the task needs."""
     if len(graph.inputs) != 1:
         raise ConfigError(
             "model.inputs",
@@ -140,10 +147,10 @@ def _check_fit(graph: Graph, dataset: Dataset) -> None:
     name = "logits" if "logits" in graph.outputs else next(iter(graph.outputs))
     node = graph.nodes.get(graph.outputs[name])
     size = node.size if node else source.size
-    if size != dataset.classes:
+    if size != outputs:
         raise ConfigError(
             f"model.outputs.{name}",
-            f"it has {size} units, data={dataset.name} has {dataset.classes} classes",
+            f"it has {size} units, data={dataset.name} with this task needs {outputs}",
             'Write its size as "{classes}" and give the model `params: {classes: 1}`.',
         )
 

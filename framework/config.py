@@ -107,7 +107,8 @@ def checked_run(cfg: DictConfig) -> dict[str, Any]:
     values["optimizer"] = checked("optimizer", OPTIMIZERS[name], optimizer)
     values["train"] = checked("train", TrainConfig, train)
     values["logger"] = checked("logger", LoggerConfig, logger)
-    values["task"] = checked("task", TaskConfig, task)["name"]
+    values["task_options"] = checked("task", TaskConfig, task)
+    values["task"] = values["task_options"].pop("name")
     values["run_dir"] = Path(values["run_dir"]) if values["run_dir"] else None
     _check_ranges(values)
     return values

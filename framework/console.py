@@ -12,7 +12,10 @@ from tqdm import tqdm
 SHOWN = (
     "accuracy",
     "bits_per_character",
+    "per",
+    "pinball",
     "mse",
+    "mae",
 )  # the metrics worth a place on a narrow line; accuracy_39 starts so
 
 

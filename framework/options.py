@@ -17,6 +17,9 @@ class TaskConfig:
     """What is learned; conf/task."""
 
     name: str = "auto"
+    beam: int = 0
+    loss: str = "mse"
+    quantiles: list[float] = field(default_factory=lambda: [0.1, 0.5, 0.9])
 
 
 @dataclass

@@ -26,6 +26,7 @@ def restore(path: Path, changes: Iterable[str] = ()) -> Parts:
         cell=values["cell"],
         cell_name=values["choices"].get("cell", ""),
         task=values["task"],
+        task_options=values["task_options"],
         runner=values["runner"],
         parallel=values["parallel"],
         products=values["products"],

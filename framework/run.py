@@ -27,6 +27,7 @@ def run(
     cell: Mapping[str, Any] | None,
     choices: Mapping[str, str],
     task: str,
+    task_options: Mapping[str, Any],
     optimizer: Mapping[str, Any],
     train: Mapping[str, Any],
     logger: Mapping[str, Any],
@@ -45,9 +46,10 @@ def run(
 ) -> float | None:
     """Train as told and return the best metric on dev.
 
-    model and cell are graphs, data and optimizer options with a `name`, train and logger the options of
-    conf/train and conf/logger. choices: names of model, cell and data, for people. runs, stamp: where a
-    new folder goes and how its name begins. config_text: kept in the folder and in checkpoints.
+    model and cell are graphs, data and optimizer options with a `name`, task_options those of the task, train
+    and logger the options of conf/train and conf/logger. choices: names of model, cell and data, for people.
+    runs, stamp: where a new folder goes and how its name begins. config_text: kept in the folder and in
+    checkpoints.
     Raises GraphError, ConfigError or DataError before anything is written; TrainingError later.
     """
     train, optimizer = dict(train), dict(optimizer)
@@ -58,6 +60,7 @@ def run(
         cell=cell,
         cell_name=choices.get("cell", ""),
         task=task,
+        task_options=task_options,
         runner=runner,
         parallel=parallel,
         products=products,

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from framework.ctc import Ctc
 from framework.data import UNSCORED, Batch, Dataset
 from framework.errors import ConfigError
+from framework.regression import LOSSES, Regression
 
 
 class Task(Protocol):
@@ -24,15 +26,17 @@ class Task(Protocol):
     name: str
     metric: str
     better: Literal["higher", "lower"]
+    outputs: int  # units of the network's output
 
     def count(self, batch: Batch) -> int:
-        """Scored frames in the batch."""
+        """What the loss of the batch is a mean over: scored frames; utterances where those are scored."""
         ...
 
     def measure(self, y: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Sums over scored frames: `loss`, which carries a gradient, and what else `metrics` needs.
 
-        y is the network's output [T, B, classes]; the sums are tensors on its device: nothing waits for it.
+        y is the network's output [T, B, outputs]; the sums are tensors on its device: nothing waits for it
+        (but `ctc`, whose evaluations decode).
         """
         ...
 
@@ -52,7 +56,8 @@ class Framewise:
     metric = "accuracy"
     better: Literal["higher", "lower"] = "higher"
 
-    def __init__(self, fold: tuple[int, ...] | None = None):
+    def __init__(self, fold: tuple[int, ...] | None = None, classes: int = 0):
+        self.outputs = classes
         self.fold = None if fold is None else torch.tensor(fold)
         self.folded = "" if fold is None else f"accuracy_{len({c for c in fold if c >= 0})}"
 
@@ -94,8 +99,8 @@ class Characters(Framewise):
     metric = "bits_per_character"
     better: Literal["higher", "lower"] = "lower"
 
-    def __init__(self):
-        super().__init__(fold=None)
+    def __init__(self, classes: int = 0):
+        super().__init__(fold=None, classes=classes)
 
     def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Mean loss [nats a character], bits per character, accuracy."""
@@ -104,62 +109,58 @@ class Characters(Framewise):
         return {"loss": found["loss"], "bits_per_character": bits, "accuracy": found["accuracy"]}
 
 
-class Regression:
-    """A number per scored frame (NaN: not scored): squared error.
-
-    `solved` is the part of the targets met to within 0.04, the criterion of the adding problem
-    (Hochreiter & Schmidhuber, Long short-term memory, 1997, section 5.4).
-    """
-
-    name = "regression"
-    metric = "mse"
-    better: Literal["higher", "lower"] = "lower"
-    close = 0.04
-
-    def count(self, batch: Batch) -> int:
-        """Scored frames in the batch."""
-        return int((~batch.y.isnan()).sum())
-
-    def measure(self, y: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Sums of squared error, frames and solved frames."""
-        scored = ~batch.y.isnan()
-        # nan_to_num first: the gradient of torch.where multiplies by 0, and 0 * NaN is NaN.
-        error = torch.where(scored, y.squeeze(-1).float() - batch.y.nan_to_num(0.0), 0.0)
-        return {
-            "loss": error.square().sum(),
-            "frames": scored.sum(),
-            "right": ((error.detach().abs() < self.close) & scored).sum(),
-        }
-
-    def metrics(self, sums: Mapping[str, float]) -> dict[str, float]:
-        """Mean squared error (it is the loss, too) and the solved part."""
-        frames = max(sums["frames"], 1)
-        return {"loss": sums["loss"] / frames, "mse": sums["loss"] / frames, "solved": sums["right"] / frames}
+# What a task takes beside its name: option -> default. An option of another task is a mistake when it is set.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "framewise": {},
+    "characters": {},
+    "ctc": {"beam": 0},
+    "regression": {"loss": "mse", "quantiles": (0.1, 0.5, 0.9)},
+}
+TASKS = ("auto", *OPTIONS)
 
 
-TASKS = ("auto", "framewise", "characters", "regression")
+def make_task(name: str, dataset: Dataset, options: Mapping[str, Any] | None = None) -> Task:
+    """The task called `name` with its options; `auto` is the one that fits the dataset.
 
-
-def make_task(name: str, dataset: Dataset) -> Task:
-    """The task called `name`; `auto` is the one that fits the dataset.
-
-    Raises ConfigError for an unknown name, or a task that the dataset's targets cannot serve.
+    Raises ConfigError for an unknown name, a task that the dataset's targets cannot serve, an option that the
+    task has not, or a value out of range.
     """
     if name not in TASKS:
         raise ConfigError("task", f"there is no task '{name}'", f"Tasks: {', '.join(TASKS)}.")
-    numbers = dataset.kind == "regression"
     if name == "auto":
-        name = "regression" if numbers else "characters" if dataset.name == "text" else "framewise"
-    if numbers != (name == "regression"):
-        has = "numbers" if numbers else "classes"
+        name = dataset.tasks[0]
+    if name not in dataset.tasks:
         raise ConfigError(
             "task",
-            f"'{name}' does not fit data={dataset.name}, whose targets are {has}",
+            f"'{name}' does not fit data={dataset.name}, which serves {', '.join(dataset.tasks)}",
             "Leave task=auto, or choose other data.",
         )
+    mine = dict(OPTIONS[name])
+    defaults = {key: value for known in OPTIONS.values() for key, value in known.items()}
+    for key, value in (options or {}).items():
+        value = tuple(value) if isinstance(value, list) else value
+        if key in mine:
+            mine[key] = value
+        elif key not in defaults or value != defaults[key]:
+            known = f"It has {', '.join(mine)}." if mine else "It has none."
+            raise ConfigError(f"task.{key}", f"task={name} has no such option", known)
     if name == "regression":
-        return Regression()
-    return Characters() if name == "characters" else Framewise(dataset.fold)
+        return _regression(dataset, **mine)
+    if name == "ctc":
+        if mine["beam"] < 0:
+            raise ConfigError("task.beam", f"{mine['beam']} is too small", "Give 0 (best path) or more.")
+        return Ctc(dataset.classes, dataset.fold, **mine)
+    return Characters(dataset.classes) if name == "characters" else Framewise(dataset.fold, dataset.classes)
+
+
+def _regression(dataset: Dataset, loss: str, quantiles: tuple[float, ...]) -> Regression:
+    if loss not in LOSSES:
+        raise ConfigError("task.loss", f"'{loss}' is not known", f"There are {', '.join(LOSSES)}.")
+    if not quantiles or not all(0 < q < 1 for q in quantiles) or len(set(quantiles)) < len(quantiles):
+        raise ConfigError(
+            "task.quantiles", f"{list(quantiles)} are no quantiles", "Give numbers between 0 and 1."
+        )
+    return Regression(dataset.classes, loss, quantiles, shows_solved=dataset.name == "adding")
 
 
 def better(task: Task, new: float, old: float | None) -> bool:

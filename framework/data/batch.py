@@ -20,10 +20,11 @@ class Batch:
     | field | shape and meaning |
     |---|---|
     | x | [T, B, F] float32, or [T, B] int64 for index inputs |
-    | y | [T, B] int64 classes, -100 where there is none; regression: [T, B] float32, NaN where none |
+    | y | [T, B] int64 classes, -100: none; regression: [T, B] or [T, B, numbers] float32, NaN: none |
     | lengths | [B] int64, frames at or past it are padding |
     | resets | [T, B] bool, True where a lane starts a new sequence (streams); None: all start fresh |
     | ids | names of the lanes, for messages |
+    | targets | [B, S] int64 labels of whole utterances in order, without times, padded by -100; None: none |
     """
 
     x: Tensor
@@ -31,6 +32,7 @@ class Batch:
     lengths: Tensor
     resets: Tensor | None
     ids: tuple[str, ...]
+    targets: Tensor | None = None
 
 
 @runtime_checkable
@@ -40,7 +42,8 @@ class Dataset(Protocol):
     | field | meaning |
     |---|---|
     | input | {"size": F} for vectors or {"vocab": V} for indices: the `input` param of a model |
-    | kind | "classes" (y are class numbers) or "regression" (y are floats, classes is 1) |
+    | kind | "classes" (y are class numbers) or "regression" (y are floats, classes says how many a frame) |
+    | tasks | what can be learned from it (framework.task), the usual one first |
     | labels | name of each class |
     | fold | class -> scored class, -1 where it is not scored (TIMIT: 61 -> 39); None: scored as they are |
     | fold_labels | name of each scored class |
@@ -49,6 +52,7 @@ class Dataset(Protocol):
 
     name: str
     kind: Literal["classes", "regression"]
+    tasks: tuple[str, ...]
     input: dict[str, int]
     classes: int
     labels: tuple[str, ...]

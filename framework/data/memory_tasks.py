@@ -27,6 +27,7 @@ class Drawn:
     """
 
     kind: Literal["classes", "regression"]
+    tasks: tuple[str, ...]
     carry = False
     fold: tuple[int, ...] | None = None
     fold_labels: tuple[str, ...] | None = None
@@ -44,6 +45,7 @@ class Drawn:
         note: str,
     ):
         self.name, self.kind, self.input, self.labels = name, kind, input, labels
+        self.tasks = ("regression",) if kind == "regression" else ("framewise", "characters")
         self.classes = len(labels)
         self.draw, self.sequences, self.batch_size, self.seed, self.note = (
             draw,

@@ -55,6 +55,7 @@ class Text:
 
     name = "text"
     kind: Literal["classes", "regression"] = "classes"
+    tasks: tuple[str, ...] = ("characters", "framewise")
     carry = True
     fold: tuple[int, ...] | None = None
     fold_labels: tuple[str, ...] | None = None

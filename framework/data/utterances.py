@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from framework.data.batch import SPLITS, UNSCORED, Batch, Split
 from framework.data.order import bucketed
@@ -15,12 +16,16 @@ from framework.data.order import bucketed
 
 @dataclass(frozen=True)
 class Part:
-    """One split: names, speakers, lengths in frames of its utterances; `load(i)` gives (x [T, F], y [T])."""
+    """One split: names, speakers, lengths in frames of its utterances; `load(i)` gives (x [T, F], y [T]).
+
+    targets: the labels of each utterance in order, without times; None where they are not known.
+    """
 
     ids: tuple[str, ...]
     speakers: tuple[str, ...]
     lengths: tuple[int, ...]
     load: Callable[[int], tuple[Tensor, Tensor]]
+    targets: tuple[tuple[int, ...], ...] | None = None
 
 
 class Utterances:
@@ -46,6 +51,8 @@ class Utterances:
         self.fold, self.fold_labels = fold, fold_labels
         self.input = {"size": len(mean)}
         self.parts = dict(parts)
+        named = all(part.targets is not None for part in parts.values())
+        self.tasks: tuple[str, ...] = ("framewise", "ctc") if named else ("framewise",)
         self.mean, self.deviation = mean, deviation
         self.batch_size, self.seed, self.note = batch_size, seed, note
 
@@ -83,7 +90,11 @@ class Utterances:
             features, classes = part.load(i)
             x[: len(features), lane] = (features - self.mean) / self.deviation
             y[: len(classes), lane] = classes
-        return Batch(x, y, lengths, None, tuple(part.ids[i] for i in items))
+        targets = None
+        if part.targets is not None:
+            rows = [torch.tensor(part.targets[i], dtype=torch.int64) for i in items]
+            targets = pad_sequence(rows, batch_first=True, padding_value=UNSCORED)
+        return Batch(x, y, lengths, None, tuple(part.ids[i] for i in items), targets)
 
 
 def moments(part: Part) -> tuple[Tensor, Tensor]:

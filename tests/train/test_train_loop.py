@@ -20,7 +20,7 @@ from framework.trainer import Trainer
 class Lists:
     """A dataset of given batches: `epochs[e]` for training epoch e (the last repeats), `dev` for the rest."""
 
-    name, kind, carry, fold, fold_labels = "lists", "classes", False, None, None
+    name, kind, tasks, carry, fold, fold_labels = "lists", "classes", ("framewise",), False, None, None
     input, classes, labels = {"size": 3}, 4, tuple("abcd")
 
     def __init__(self, *epochs, dev=None, carry=False):
