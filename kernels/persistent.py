@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -52,57 +52,87 @@ def launch(
     limit of a kernel with a watchdog (True: POLLS). Raises NoRoom for what cannot be on the GPU at the same
     time, before anything waits for ever, and Stuck when a watchdog bit.
     """
-    dtype = next(x.dtype for x in tensors.values() if x.is_floating_point())
-    like = next(iter(tensors.values()))
-    tiles = triton.cdiv(lanes, layout.lanes)
-    groups = min(tiles, layout.groups)
-    compute = torch.float64 if dtype == torch.float64 else torch.float32
-    grid = layout.programs * groups if layout.programs > 1 else tiles
-    check_grid(layout, grid, current_chip(like.device))
-    tensors = {**tensors, **_exchanged(code, layout, steps, lanes, like, dtype, compute)}
-    watch = new_watch(grid, like.device) if "p_watch" in code.arguments else None
+    grid = grid_of(layout, lanes)
+    device = next(iter(tensors.values())).device
+    check_grid(layout, grid, current_chip(device))
+    watch = new_watch(grid, device) if "p_watch" in code.arguments else None
+    arguments = own_arguments(code, layout, steps, lanes, tensors)
+    arguments |= common_arguments([layout], tensors, steps, lanes, seed if code.keys else None)
     if watch is not None:
-        tensors["watch"] = watch
-    arguments: dict[str, Any] = {}
-    for name in code.arguments:
-        x = tensors[name[2:]]
-        if name.startswith(("p_ext", "p_grad")):
-            rows = as_rows(x, x.shape[2])
-            x = rows.tensor
-            arguments[f"s_{name[2:]}"], arguments[f"s_unit_{name[2:]}"] = rows.lane, rows.unit
-        else:
-            assert x.is_contiguous(), name
-        arguments[name] = x
-    if current_chip(like.device).name.startswith("sm_"):
-        # As many as there are: else ptxas makes room for a second program, which there is not, and spills.
-        arguments["maxnreg"] = 255
-    if layout.programs > 1:
-        # A grid that cannot be on the chip as a whole is refused then: its programs would wait for ever.
-        arguments |= {"GROUPS": groups, "launch_cooperative_grid": True}
-    if code.keys:
-        arguments |= {"seed": int32(seed), **{f"key{i}": key for i, key in enumerate(code.keys)}}
-    if watch is not None:
-        arguments["polls"] = POLLS if polls is True else polls
-    with _refusals(layout, grid):
-        getattr(module, code.name)[(grid,)](
-            **arguments,
-            T=steps,
-            B=lanes,
-            BB=layout.lanes,
-            COMPUTE=tl.float64 if compute == torch.float64 else tl.float32,
-            PRECISION=precision(like.device, dtype),
-            num_warps=layout.warps,
-            enable_fp_fusion=True,
-        )
+        arguments |= {"p_watch": watch, "polls": POLLS if polls is True else polls}
+    with refusals(f"each of {layout.programs} programs with {layout.lanes} lanes", grid):
+        getattr(module, code.name)[(grid,)](**arguments)
     if watch is not None:
         raise_if_stuck(watch, layout.programs)
 
 
+def grid_of(layout: Layout, lanes: int) -> int:
+    """Programs of a launch."""
+    tiles = triton.cdiv(lanes, layout.lanes)
+    return layout.programs * min(tiles, layout.groups) if layout.programs > 1 else tiles
+
+
+def own_arguments(
+    code: Kernel, layout: Layout, steps: int, lanes: int, tensors: Mapping[str, Tensor]
+) -> dict[str, Any]:
+    """Arguments that are a loop's own, by name: tensors, their strides, how it is spread, keys of masks."""
+    tensors = {**tensors, **_exchanged(code, layout, steps, lanes, tensors)}
+    out: dict[str, Any] = {"BB": layout.lanes}
+    for name in code.arguments:
+        if name == "p_watch":
+            continue
+        x = tensors[name[2:]]
+        if name.startswith(("p_ext", "p_grad")):
+            rows = as_rows(x, x.shape[2])
+            x = rows.tensor
+            out[f"s_{name[2:]}"], out[f"s_unit_{name[2:]}"] = rows.lane, rows.unit
+        else:
+            assert x.is_contiguous(), name
+        out[name] = x
+    if layout.programs > 1:
+        out["GROUPS"] = min(triton.cdiv(lanes, layout.lanes), layout.groups)
+    return out | {f"key{i}": key for i, key in enumerate(code.keys)}
+
+
+def common_arguments(
+    layouts: Sequence[Layout], tensors: Mapping[str, Tensor], steps: int, lanes: int, seed: int | None
+) -> dict[str, Any]:
+    """Arguments that all loops of a launch share, and how it is made. seed: of random masks, if there are."""
+    dtype, like = _dtype(tensors), next(iter(tensors.values()))
+    out: dict[str, Any] = {
+        "T": steps,
+        "B": lanes,
+        "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
+        "PRECISION": precision(like.device, dtype),
+        "num_warps": layouts[0].warps,
+        "enable_fp_fusion": True,
+    }
+    if seed is not None:
+        out["seed"] = int32(seed)
+    if current_chip(like.device).name.startswith("sm_"):
+        # As many as there are: else ptxas makes room for a second program, which there is not, and spills.
+        out["maxnreg"] = 255
+    if any(layout.programs > 1 for layout in layouts):
+        # A grid that cannot be on the chip as a whole is refused then: its programs would wait for ever.
+        out["launch_cooperative_grid"] = True
+    return out
+
+
+def _dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
+    return next(x.dtype for x in tensors.values() if x.is_floating_point())
+
+
 def check_grid(layout: Layout, grid: int, chip: Chip) -> None:
-    """Raises NoRoom for a grid whose programs wait for each other and cannot all be there: each takes a whole
-    multiprocessor. The interpreter has room for any.
+    """Raises NoRoom for a grid whose programs wait for each other and cannot all be there."""
+    if layout.programs > 1:
+        check_programs(grid, chip)
+
+
+def check_programs(grid: int, chip: Chip) -> None:
+    """Raises NoRoom for programs that cannot all be there at once: each takes a whole multiprocessor. The
+    interpreter has room for any.
     """
-    if layout.programs > 1 and chip != INTERPRETER and grid > chip.units:
+    if chip != INTERPRETER and grid > chip.units:
         raise NoRoom(
             f"{grid} programs wait for each other, this GPU has {chip.units} multiprocessors for them",
             "Was the plan made for another GPU, or for all of one that is shared out (MIG)? Move the network "
@@ -111,13 +141,12 @@ def check_grid(layout: Layout, grid: int, chip: Chip) -> None:
 
 
 @contextmanager
-def _refusals(layout: Layout, grid: int) -> Iterator[None]:
-    """What Triton and the driver say when there is no room, as NoRoom."""
+def refusals(spread: str, grid: int) -> Iterator[None]:
+    """What Triton and the driver say when there is no room for `spread`, as NoRoom."""
     smaller = "Take runner=streamed or runner=torch; a row of a tuning file that asks for it must go."
     try:
         yield
     except OutOfResources as e:
-        spread = f"each of {layout.programs} programs with {layout.lanes} lanes"
         cause = f"{spread} needs {e.required} of {e.name}, there is {e.limit}"
         raise NoRoom(cause, smaller) from e
     except RuntimeError as e:
@@ -128,15 +157,11 @@ def _refusals(layout: Layout, grid: int) -> Iterator[None]:
 
 
 def _exchanged(
-    code: Kernel,
-    layout: Layout,
-    steps: int,
-    lanes: int,
-    like: Tensor,
-    dtype: torch.dtype,
-    compute: torch.dtype,
+    code: Kernel, layout: Layout, steps: int, lanes: int, tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Where programs meet: counters of barriers, values that only they read, partial statistics."""
+    like, dtype = next(iter(tensors.values())), _dtype(tensors)
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
     out: dict[str, Tensor] = {}
     for at, size, wide in code.exchanged:
         out[f"x{at}"] = like.new_empty((steps, lanes, size), dtype=compute if wide else dtype)

@@ -36,8 +36,8 @@ CONSTANTS = ("BB", "COMPUTE", "PRECISION")
 
 @dataclass(frozen=True)
 class Kernel:
-    """`text`: source of a function `name` with tensors `arguments`, then `scalars`: strides `s_*`, T, B and so
-    on, constants last.
+    """`text`: source of a function `name` with tensors `arguments`, then `scalars`: strides `s_*`, T, B and
+    others, constants last.
 
     Tensors by the first part of their name: p_pre, p_d_pre; p_ext<number>, p_d_ext<number>; p_par<i>: the
     i-th of `par`; p_w<number>; p_keep<distance>; p_init<state>; and with the place of an op in the list:

@@ -6,9 +6,10 @@ Same tensors in and out as every runner. On a CPU it runs only under Triton's in
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +37,17 @@ if TYPE_CHECKING:
     from kernels.persistent_source import Kernel
 
 
+class Work(NamedTuple):
+    """A launch that is still to be made: its kernel, how it is spread, its tensors; `finish`: what the runner
+    returns after it.
+    """
+
+    code: Kernel
+    layout: Layout
+    tensors: Mapping[str, Tensor]
+    finish: Callable[[], Any]
+
+
 class PersistentLoop(LoopRunner):
     """One component on a machine, compiled on first use.
 
@@ -53,6 +65,7 @@ class PersistentLoop(LoopRunner):
         self.blocks = blocks_of(c)
         self.vectors = list(dict.fromkeys(op.name for op in c.cell if op.kind == "param"))
         self.singles = [*self.vectors, *self.blocks]
+        self._kernels: dict[Any, Kernel] = {}
         self._code: dict[Any, tuple[Kernel, ModuleType]] = {}
         self._derivatives: dict[frozenset[int], Derivative] = {}
         self._saved: dict[bool, Saved] = {}  # over many programs or not
@@ -99,18 +112,24 @@ class PersistentLoop(LoopRunner):
             known = self._derivatives[given] = derivative_of(self.c, given)
         return known
 
-    def code(
-        self, chunk: Chunk, train: bool, given: frozenset[int] | None = None
-    ) -> tuple[Kernel, ModuleType]:
-        """Generated source and its module: forward, or backward of the outputs `given`."""
-        masked, training = bool(chunk.masks), chunk.seed is not None and bool(self.c.masks)
-        layout = self.layout.at(chunk.lanes)
-        key = (train, masked, training, given, bool(chunk.watchdog), layout)
-        known = self._code.get(key)
+    def compiled(self, code: Kernel) -> tuple[Kernel, ModuleType]:
+        """A kernel and its module."""
+        known = self._code.get(code.text)
         if known is None:
             from kernels.codegen import label_of
             from kernels.persistent import compile_code
 
+            known = self._code[code.text] = (code, compile_code(code, label_of(self.c.roots)))
+        return known
+
+    def kernel(
+        self, chunk: Chunk, layout: Layout, train: bool, given: frozenset[int] | None = None
+    ) -> Kernel:
+        """Generated source: forward, or backward of the outputs `given`."""
+        masked, training = bool(chunk.masks), chunk.seed is not None and bool(self.c.masks)
+        key = (train, masked, training, given, bool(chunk.watchdog), layout)
+        known = self._kernels.get(key)
+        if known is None:
             if given is None:
                 code = forward_code(self.c, layout, train, masked, training)
             else:
@@ -119,17 +138,27 @@ class PersistentLoop(LoopRunner):
                 from kernels.watchdog import watched
 
                 code = watched(code)
-            known = self._code[key] = (code, compile_code(code, label_of(self.c.roots)))
+            known = self._kernels[key] = code
         return known
 
     def run(
         self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], train: bool
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """See `LoopRunner.run`."""
+        return self._do(chunk, self.forward(chunk, n_ext, tensors, train, self.layout.at(chunk.lanes)))
+
+    def forward(
+        self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], train: bool, layout: Layout
+    ) -> Work:
+        """The launch of `run`, with a layout for the chunk's lanes."""
         v = self.environment(chunk, n_ext, tensors)
         kept = self._buffers(chunk, v, train)
-        self._launch(chunk, self.layout.at(chunk.lanes), self.code(chunk, train), v | kept)
-        return tuple(self.value(chunk, v | kept, at).detach() for _, at in self.c.outputs), kept
+        v |= kept
+
+        def finish() -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
+            return tuple(self.value(chunk, v, at).detach() for _, at in self.c.outputs), kept
+
+        return self._work(self.kernel(chunk, layout, train), layout, v, finish)
 
     def environment(self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
         """The tensors of one call by the names of kernel arguments; vector weights as `par <name>`."""
@@ -146,22 +175,20 @@ class PersistentLoop(LoopRunner):
         v |= {f"keep{d}": x.squeeze(-1).contiguous() for d, x in chunk.masks.items()}
         return v
 
-    def _launch(
-        self, chunk: Chunk, layout: Layout, made: tuple[Kernel, ModuleType], v: Mapping[str, Tensor]
-    ) -> None:
-        from kernels.persistent import NoRoom, launch
-        from kernels.watchdog import Stuck
-
-        code, module = made
+    def _work(self, code: Kernel, layout: Layout, v: Mapping[str, Tensor], finish: Callable[[], Any]) -> Work:
         named = {f"par{i}": v[f"par {name}"] for i, name in enumerate(code.par)}
-        seed = int(chunk.seed or 0)
-        try:
-            launch(code, module, layout, chunk.steps, chunk.lanes, seed, {**v, **named}, polls=chunk.watchdog)
-        except NoRoom as e:
-            raise ConfigError(f"loop {self.c.name}", e.cause, e.fix) from e
-        except Stuck as e:
-            fix = "Other work on the GPU may have stopped it; else take runner=torch and report this."
-            raise TrainingError(f"loop {self.c.name}, {code.name}", e.cause, fix) from e
+        return Work(code, layout, {**v, **named}, finish)
+
+    def _do(self, chunk: Chunk, work: Work) -> Any:
+        from kernels.persistent import launch
+
+        code, module = self.compiled(work.code)
+        with errors_of(f"loop {self.c.name}", code.name):
+            launch(
+                code, module, work.layout, chunk.steps, chunk.lanes, int(chunk.seed or 0), work.tensors,
+                polls=chunk.watchdog,
+            )  # fmt: skip
+        return work.finish()
 
     def keeps(self, chunk: Chunk) -> dict[str, Kept]:
         """Stored ops [front + T + back, B, size], and what else the backward needs [T, B, size]."""
@@ -207,9 +234,12 @@ class PersistentLoop(LoopRunner):
         self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], stored: dict[str, Tensor]
     ) -> tuple[Tensor, ...]:
         """See `LoopRunner.run_into`."""
-        v = self.environment(chunk, n_ext, tensors) | stored
-        self._launch(chunk, self.layout.at(chunk.lanes), self.code(chunk, False), v)
-        return tuple(self.value(chunk, v, at).detach() for _, at in self.c.outputs)
+        v, layout = self.environment(chunk, n_ext, tensors) | stored, self.layout.at(chunk.lanes)
+
+        def finish() -> tuple[Tensor, ...]:
+            return tuple(self.value(chunk, v, at).detach() for _, at in self.c.outputs)
+
+        return self._do(chunk, self._work(self.kernel(chunk, layout, False), layout, v, finish))
 
     def rebuild(
         self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], stored: dict[str, Tensor]
@@ -227,17 +257,31 @@ class PersistentLoop(LoopRunner):
         wanted: Sequence[bool],
     ) -> Sequence[Tensor | None]:
         """See `LoopRunner.gradients_of`."""
-        c, v = self.c, self.environment(chunk, n_ext, tensors) | kept
-        grads = {at: g for (_, at), g in zip(c.outputs, dy, strict=True) if g is not None}
+        layout = self.layout.at(chunk.lanes)
+        return self._do(chunk, self.backward(chunk, n_ext, tensors, kept, dy, layout))
+
+    def backward(
+        self,
+        chunk: Chunk,
+        n_ext: int,
+        tensors: Sequence[Tensor],
+        kept: Mapping[str, Tensor],
+        dy: Sequence[Tensor | None],
+        layout: Layout,
+    ) -> Work:
+        """The launch of `gradients_of`, with the layout of the forward."""
+        v = self.environment(chunk, n_ext, tensors) | kept
+        grads = {at: g for (_, at), g in zip(self.c.outputs, dy, strict=True) if g is not None}
         given = frozenset(grads)
-        made = self.code(chunk, True, given)
-        code = made[0]
+        code, d = self.kernel(chunk, layout, True, given), self.derivative(given)
         v |= {f"grad{at}": g for at, g in grads.items()}
-        d = self.derivative(given)
-        found = self._gradient_buffers(chunk, code, d, v)
-        self._launch(chunk, self.layout.at(chunk.lanes).backward(), made, v | found)
-        v |= found
-        v |= {name: found[f"sums{size}"][:, number, 0].sum(0) for name, size, number in code.sums}
+        v |= self._gradient_buffers(chunk, layout, code, d, v)
+        return self._work(code, layout.backward(), v, lambda: self._gradients(chunk, code, d, v))
+
+    def _gradients(self, chunk: Chunk, code: Kernel, d: Derivative, v: dict[str, Tensor]) -> Any:
+        """What `gradients_of` returns, from what the kernel has written."""
+        c = self.c
+        v |= {name: v[f"sums{size}"][:, number, 0].sum(0) for name, size, number in code.sums}
         out: list[Tensor | None] = [v["d_pre"]] if c.targets else []
         out += [v.get(f"d_ext{i}") for i in self.ext]
         weights = self._matrices(chunk, v, d)
@@ -250,10 +294,10 @@ class PersistentLoop(LoopRunner):
         return [*out, *self._boundaries(chunk, v), *self._initial(v)]
 
     def _gradient_buffers(
-        self, chunk: Chunk, code: Kernel, d: Derivative, v: Mapping[str, Tensor]
+        self, chunk: Chunk, layout: Layout, code: Kernel, d: Derivative, v: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """What a backward kernel writes."""
-        c, layout = self.c, self.layout.at(chunk.lanes)
+        c = self.c
         steps, lanes, tiles = chunk.steps, chunk.lanes, -(-chunk.lanes // layout.lanes)
         like = v[f"node{self.stored[0]}"]
         wide = torch.promote_types(like.dtype, torch.float32)
@@ -332,6 +376,21 @@ class PersistentLoop(LoopRunner):
             parts = [v[f"lost{at}"] for at in reads if f"lost{at}" in v]
             out.append(torch.stack(parts).sum(0).to(v[f"init{i}"].dtype) if parts else None)
         return out
+
+
+@contextmanager
+def errors_of(place: str, kernel: str) -> Iterator[None]:
+    """What kernels/ raises of a launch, as errors that name its place."""
+    from kernels.persistent import NoRoom
+    from kernels.watchdog import Stuck
+
+    try:
+        yield
+    except NoRoom as e:
+        raise ConfigError(place, e.cause, e.fix) from e
+    except Stuck as e:
+        fix = "Other work on the GPU may have stopped it; else take runner=torch and report this."
+        raise TrainingError(f"{place}, {kernel}", e.cause, fix) from e
 
 
 def _flat(x: Tensor) -> Tensor:

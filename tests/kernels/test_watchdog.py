@@ -81,10 +81,10 @@ def test_a_program_that_never_arrives(kernel, step, policy):
     waits at the start of the next step.)
     """
     net, loop = spread("lstm", POLLS)
-    stock = loop.code
+    stock = loop.compiled
 
-    def broken(chunk, train, given=None):
-        code, module = stock(chunk, train, given)
+    def broken(code):
+        code, module = stock(code)
         if code.name != kernel:
             return code, module
         text = module_text([code])
@@ -93,7 +93,7 @@ def test_a_program_that_never_arrives(kernel, step, policy):
         late = f"if (i_part != 1) | (s < 2):\n{blanks}    arrive(p_bar)"
         return code, load(text.replace("arrive(p_bar)", late), "broken")
 
-    loop.code = broken
+    loop.compiled = broken
     said = rf"loop l, {kernel}: program \d of 3 .*at barrier 1 of step {step}, where 8 arrivals"
     with concurrent(seed=3, policy=policy, races=False, spin=True), pytest.raises(TrainingError, match=said):
         outcome(net)
@@ -134,13 +134,13 @@ def test_what_the_driver_says(monkeypatch):
     """Of a grid that fits by our count, and still does not."""
     from triton.runtime.errors import OutOfResources
 
-    from kernels.persistent import _refusals
+    from kernels.persistent import refusals
 
     for error, said in (
         (RuntimeError("Triton Error [CUDA]: too many blocks in cooperative launch"), "the driver refuses 6 "),
         (OutOfResources(250_000, 232_448, "shared memory"), "needs 250000 of shared memory, there is 232448"),
     ):
-        with pytest.raises(NoRoom, match=said), _refusals(SPREAD, 6):
+        with pytest.raises(NoRoom, match=said), refusals("each of 3 programs", 6):
             raise error
-    with pytest.raises(RuntimeError, match=r"^other$"), _refusals(SPREAD, 6):
+    with pytest.raises(RuntimeError, match=r"^other$"), refusals("each of 3 programs", 6):
         raise RuntimeError("other")
