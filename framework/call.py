@@ -270,7 +270,9 @@ class Call:
 
     def _linear(self, k: int, step: Linear) -> None:
         fused = self.net.fused.get(k)
-        if fused is not None and fused.takes(self.lengths, self.resets):
+        # torch's own routines keep copies of the weights: their derivatives would be those of older ones.
+        stays = self.net.copies is None
+        if fused is not None and stays and fused.takes(self.lengths, self.resets):
             self.buffers[k] = Fed(tuple(self._full(self.value(at)) for at in fused.v.sources))
             return
         tensors: list[Tensor] = []
@@ -296,8 +298,10 @@ class Call:
             self.values[at] = part
 
     def _full(self, x: Tensor) -> Tensor:
-        """A weight or number as a sequence."""
-        return x if x.dim() >= 2 else x.expand(self.steps, self.lanes, -1)
+        """A weight or number as a sequence, whose values stay what they are now."""
+        if x.dim() >= 2:
+            return x
+        return (x if self.net.copies is None else x.clone()).expand(self.steps, self.lanes, -1)
 
     def _map(self, at: int) -> None:
         op = self.plan.ops[at]
@@ -368,7 +372,16 @@ class Call:
                 self.clock["loop"] += self._now() - start
             return
         out = loop(
-            Chunk(self.steps, self.lanes, masks, self.clock, self.seed, self.first, self.net.watchdog),
+            Chunk(
+                self.steps,
+                self.lanes,
+                masks,
+                self.clock,
+                self.seed,
+                self.first,
+                self.net.watchdog,
+                self.net.copies,
+            ),
             given,
             [
                 self._full(self.value(a))

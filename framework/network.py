@@ -97,6 +97,8 @@ class Network(nn.Module):
         self.watchdog: bool | int = False
         self.timing = {"hoisted": 0.0, "loop": 0.0}
         self.seed = 0  # of the masks of dropout and zoneout in the last forward
+        # Set around a call whose backward comes after the weights have changed: see `framework.bptt`.
+        self.copies: dict[int, Tensor] | None = None
         # dtype and device of everything: a graph may have no weights at all
         self.like: Tensor
         self.register_buffer("like", torch.zeros(()), persistent=False)
@@ -155,7 +157,8 @@ class Network(nn.Module):
                     fan = w.shape[0] if w.kind == "diag" or w.fan_in <= 1 else w.fan_in
                     view.copy_(torch.empty(w.shape).uniform_(-1.0, 1.0) / math.sqrt(fan))
 
-    def _views(self, tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+    def views(self, tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor | None]:
+        """Canonical name -> its part of `tensors`, which are given by parameter, in their shapes."""
         out: dict[str, Tensor | None] = {}
         places = {name: (p, lo, hi) for p in self._packs.values() for name, lo, hi in p.members}
         for name in self.graph.weights:
@@ -173,12 +176,12 @@ class Network(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """Canonical name -> view of the weight; writing into it changes the network."""
-        views = self._views({n: p.detach() for n, p in self.named_parameters()})
+        views = self.views({n: p.detach() for n, p in self.named_parameters()})
         return {n: x for n, x in views.items() if x is not None}
 
     def grads(self) -> dict[str, Tensor | None]:
         """Canonical name -> gradient (a view), or None; names and shapes as in `weights`."""
-        return self._views({n: p.grad for n, p in self.named_parameters()})
+        return self.views({n: p.grad for n, p in self.named_parameters()})
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """state_dict holds canonical names, so that it does not depend on how a plan packs weights."""
@@ -211,6 +214,7 @@ class Network(nn.Module):
         device = self.like.device
         with torch.autocast(device.type, enabled=False), _current(device):
             if self.plan.chunk is not None:
+                assert self.copies is None, "parts would be computed again with other weights"
                 return run_chunks(self, x, state, lengths, resets, self.plan.chunk)
             return Call(self, x, state, lengths, resets).run()
 
@@ -251,7 +255,9 @@ class Network(nn.Module):
             return like.new_zeros(self.graph.inputs[name].size)
         node = self.graph.nodes[name]
         if node.init == "learned":
-            return self.pack_view(f"{name}:init")
+            value = self.pack_view(f"{name}:init")
+            # A value of the sequence, not a weight to multiply by: it has to stay what it is now.
+            return value if self.copies is None else value.clone()
         return like.new_full((node.size,), float(node.init))
 
     def pack_view(self, name: str) -> Tensor:

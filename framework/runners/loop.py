@@ -28,6 +28,13 @@ class Chunk:
     seed: int | Tensor | None = None  # of random masks; None: not training, a mask is its mean
     first: int = 0  # steps of the call before this chunk, for which random masks were drawn
     watchdog: int | bool = False  # reads of a barrier until a kernel gives up (True: long enough)
+    # Copies of the weights by their address, of a call whose backward comes after they have changed: what a
+    # backward computes again has to be what it was. None: the weights stay until the backward.
+    copies: Mapping[int, Tensor] | None = None
+
+    def then(self, weight: Tensor) -> Tensor:
+        """A weight as it was in the forward; for a backward."""
+        return weight if self.copies is None else self.copies[weight.data_ptr()]
 
 
 class Kept(NamedTuple):

@@ -129,6 +129,19 @@ class _Parts:
             at += n
         return _Parts(self.loop, self.chunk, self.step, *groups)
 
+    def then(self) -> _Parts:
+        """The same with the weights that the forward had, should they have changed since."""
+        chunk = self.chunk
+        if chunk.copies is None:
+            return self
+        given = zip(self.hoisted, self.sequences(), strict=True)
+        return replace(
+            self,
+            hoisted=tuple(x if has else chunk.then(x) for x, has in given),
+            runs=tuple(map(chunk.then, self.runs)),
+            singles=tuple(map(chunk.then, self.singles)),
+        )
+
     # Blocks ---------------------------------------------------------------------------------------------
 
     def spans(self) -> list[Span]:
@@ -218,8 +231,11 @@ class _Parts:
     def backward(
         self, stored: dict[Any, Tensor], dy: Sequence[Tensor | None], wanted: Sequence[bool]
     ) -> list[Tensor | None]:
-        """A gradient for each of `tensors()`."""
-        loop, c, chunk = self.loop, self.loop.c, self.chunk
+        """A gradient for each of `tensors()`.
+
+        What is computed again is what it was in the forward; derivatives are those of the weights of now.
+        """
+        loop, c, chunk, then = self.loop, self.loop.c, self.chunk, self.then()
         inner, spans = loop.inner, self.spans()
         kept = {name: k for name, k in inner.keeps(chunk).items() if k.op is not None}
         wants = _cut(wanted, self.counts_of())
@@ -229,18 +245,20 @@ class _Parts:
             str, Tensor
         ] = {}  # state -> what the block after this one sends back, [distance, B, size]
         for k, s in reversed(list(enumerate(spans))):
-            part, tensors = self.part(s), self.block(s, stored, kept)
+            part, tensors = self.part(s), then.block(s, stored, kept)
             mine = self.cut(s, stored)
             left = inner.rebuild(part, len(c.ext), tensors, mine)
+            weights = [*self.runs, *self.singles]
+            at_weights = (self.step is not None) + len(c.ext)
+            tensors[at_weights : at_weights + len(weights)] = weights
             grads = self._given(s, dy, edges, len(spans) > 1)
             between = [k > 0 or want for want in wants[4]]
-            has_pre = self.step is not None
             ask = [True] * (len(tensors) - 2 * len(names)) + between + list(wants[5])
             found = list(inner.gradients_of(part, len(c.ext), tensors, left, grads, ask))
             del left, grads
-            if has_pre:
+            if self.step is not None:
                 g, tensors[0] = found.pop(0), self.boundary[0]
-                if self.step is not None and self.hoisted and g is not None:
+                if self.hoisted and g is not None:
                     back = hoisted.gradients_of(self.step, self.hoisted_of(s), g, wants[0], loop.by)
                     for i, (x, has) in enumerate(zip(back, self.sequences(), strict=True)):
                         sums.add(("hoisted", i), x, s if has else None)

@@ -43,6 +43,7 @@ LADDER = {
     "framework.confusion": 4,
     "framework.sample": 4,
     "framework.trainer": 5,
+    "framework.bptt": 5,
     "framework.options": 6,
     "framework.mistakes": 6,
     "framework.config": 6,

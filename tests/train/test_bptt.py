@@ -1,0 +1,173 @@
+"""BPTT(h; h') against its definition, step by step in float64: old values, weights of now."""
+
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from framework import Network, load_graph
+from framework.bptt import Windows
+from framework.data import Batch
+from tests import oracle
+
+STEPS = 3  # h'
+UPDATES = 5
+LANES = 2
+RATE = 0.3  # the weights move far, so that a derivative by older ones, or values by newer ones, show
+
+
+class Definition:
+    """Every value of a step is stored when it is first computed. An update goes through the last h steps once
+    more with the weights of now: a value found there counts as the stored one, its derivative as found.
+    """
+
+    def __init__(self, graph, depth):
+        self.graph, self.depth = graph, depth
+        self.stored = {}  # (expression, step, lane) -> value
+        self.windows = []  # (first step, inputs, resets, state before)
+
+    def update(self, weights, first, x, resets, state, loss_of):
+        """Gradients of the newest window's loss by weight name, and the state after it."""
+        self.windows = [*self.windows, (first, x, resets, state)][-self.depth :]
+        start, _, _, entry = self.windows[0]
+        leaves = {name: w.detach().double().requires_grad_() for name, w in weights.items()}
+        stored = self.stored
+
+        def as_then(key, value):
+            then = stored.setdefault(key, value.detach().clone())
+            return value - value.detach() + then
+
+        class Step(oracle.Piece):
+            def read(self, name, t):
+                found, span = super().read(name, t), self.span
+                carried = span.carried and name in self.source.state
+                if span.start <= t or carried or not found.is_floating_point():
+                    return found
+                # Before the sequence: the initial value of the window in which it began.
+                return as_then((name, (start + span.start) // STEPS), found)
+
+            def value(self, e, t):
+                found = super().value(e, t)
+                if e.op in ("num", "bias") or not found.is_floating_point():
+                    return found  # a bias is a weight; with its sum it is a value again
+                rows = zip(found.expand(len(self.lanes), -1).unbind(), self.lanes, strict=True)
+                return torch.stack([as_then((e, start + t, lane), row) for row, lane in rows])
+
+        inputs = {next(iter(self.graph.inputs)): torch.cat([w[1] for w in self.windows])}
+        cuts = torch.cat([w[2] for w in self.windows])
+        with patch.object(oracle, "Piece", Step):
+            out, after = oracle.run(self.graph, leaves, inputs, entry, resets=cuts)
+        (y,) = out.values()
+        found = torch.autograd.grad(loss_of(y[-len(x) :]), list(leaves.values()), allow_unused=True)
+        return dict(zip(leaves, found, strict=True)), {n: h.detach() for n, h in after.items()}
+
+
+CASES = {
+    "lstm_peephole": {"cell": "lstm_peephole"},
+    "gru": {"cell": "gru"},
+    "gru_cudnn": {"cell": "gru_cudnn"},
+    "lstm_norm": {"cell": "lstm_norm"},
+    "indrnn": {"cell": "indrnn"},
+    "lstm_projection": {"cell": "lstm_projection"},
+    "rhn": {"cell": "rhn"},
+    "delays": {
+        "a": "tanh(full(x) + 0.5 * full(a[t-4]) + diag(b[t-1]) + bias)",
+        "b": "sigmoid(full(a) + full(a[t-2]) + block(b[t-1], 2)) * x2[t-1]",
+        "x2": "tanh(full(x[t-5]) + bias)",
+    },
+    "learned": {"a": "tanh(full(x) + full(a[t-2]) + bias)", "init": {"a": "learned"}},
+}
+
+
+def graph_of(case):
+    spec = dict(CASES[case])
+    nodes, init = {}, spec.pop("init", {})
+    if "cell" in spec:
+        layers = (("l1", 4, "x"), ("l2", 6, "l1"))
+        nodes = {n: {"cell": spec["cell"], "size": size, "in": source} for n, size, source in layers}
+        last = "l2"
+    else:
+        nodes = {n: {"size": 4, "is": text} for n, text in spec.items()}
+        for n, value in init.items():
+            nodes[n]["init"] = value
+        last = next(iter(spec))
+    nodes["y"] = {"size": 2, "is": f"full({last}) + bias"}
+    return load_graph({"inputs": {"x": {"size": 3}}, "nodes": nodes, "outputs": ["y"]})
+
+
+def train(net, depth, seed=0, rate=RATE, resets=True):
+    """Yields, for every update, the gradients of the definition and those found."""
+    draw = torch.Generator().manual_seed(seed)
+    definition, windows = Definition(net.graph, depth), Windows(net, depth)
+    dtype = net.like.dtype
+    state, expected_state = None, None
+    for k in range(UPDATES):
+        x = torch.randn(STEPS, LANES, 3, generator=draw, dtype=torch.float64)
+        target = torch.randn(STEPS, LANES, 2, generator=draw, dtype=torch.float64)
+        cuts = torch.rand(STEPS, LANES, generator=draw) < (0.15 if resets else 0.0)
+
+        def loss_of(y, target=target):
+            return (y - target.to(y.dtype)).square().sum()
+
+        expected, expected_state = definition.update(
+            net.weights(), k * STEPS, x, cuts, expected_state, loss_of
+        )
+        net.zero_grad()
+        batch = Batch(x.to(dtype), x, torch.full((LANES,), STEPS), cuts if resets else None, ())
+        y, state = windows.forward(batch, state)
+        windows.backward(loss_of(y))
+        yield expected, net.grads(), net.weights()
+        with torch.no_grad():
+            for p in net.parameters():
+                g = torch.zeros_like(p) if p.grad is None else p.grad
+                p -= rate * g / (1 + g.norm())
+
+
+def compare(updates, tolerance):
+    worst = 0.0
+    for k, (expected, found, _) in enumerate(updates):
+        assert set(expected) >= set(found)
+        scale = max(float(g.abs().max()) for g in expected.values() if g is not None)
+        for name, g in expected.items():
+            g = torch.zeros(()) if g is None else g
+            got = torch.zeros(()) if found[name] is None else found[name]
+            error = float((got.double() - g).abs().max()) / scale
+            worst = max(worst, error)
+            assert error < tolerance, f"update {k}, {name}: {error:.2e}"
+    return worst
+
+
+def check(case, depth, memory, parallel="intra"):
+    torch.manual_seed(1)
+    net = Network(graph_of(case), runner="torch", memory=memory, parallel=parallel).double()
+    compare(train(net, depth), 1e-11)
+
+
+@pytest.mark.parametrize(
+    ("case", "depth", "memory"),
+    [
+        ("lstm_peephole", 2, "save"),
+        ("lstm_peephole", 3, "recompute"),
+        ("gru", 1, "save"),
+        ("gru_cudnn", 2, "recompute"),
+        ("lstm_norm", 2, "save"),
+        ("indrnn", 2, "recompute"),
+        ("delays", 2, "save"),
+        ("delays", 3, "recompute"),
+        ("learned", 2, "save"),
+        ("learned", 2, "recompute"),
+    ],
+)
+def test_gradients_are_those_of_the_definition(case, depth, memory):
+    check(case, depth, memory)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", ["save", "recompute", "parallel=none"])
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_those_of_the_definition_everywhere(case, depth, memory):
+    if memory == "parallel=none":
+        check(case, depth, "save", "none")
+    else:
+        check(case, depth, memory)
