@@ -36,20 +36,26 @@ def frame_count(samples: int) -> int:
     return 0 if samples < WINDOW else 1 + (samples - WINDOW) // HOP
 
 
-def fbank(wave: Tensor, n_mels: int = 40) -> Tensor:
+def fbank(wave: Tensor, n_mels: int = 40, energy: bool = False) -> Tensor:
     """Log energies [frames, n_mels] of a wave [samples] in int16 range, float32.
+
+    With `energy` a first column holds the logarithm of the frame's own energy, taken before pre-emphasis and
+    window (Kaldi's use_energy with raw_energy): [frames, 1 + n_mels].
 
     Per frame: mean removed, pre-emphasis, Povey window, power spectrum, triangles on the mel scale
     1127 ln(1 + f/700), natural logarithm with float32's epsilon as the floor.
     """
     if wave.numel() < WINDOW:
-        return torch.zeros(0, n_mels)
+        return torch.zeros(0, n_mels + energy)
     frames = wave.to(torch.float32).unfold(0, WINDOW, HOP)
     frames = frames - frames.mean(1, keepdim=True)
+    raw = frames.square().sum(1, keepdim=True)
     before = torch.cat([frames[:, :1], frames[:, :-1]], 1)  # the first sample is its own predecessor
     frames = (frames - PREEMPHASIS * before) * _window()
     power = torch.fft.rfft(frames, n=FFT).abs().square()  # [frames, FFT/2 + 1]
-    return (power @ _mel_bank(n_mels)).clamp_min(torch.finfo(torch.float32).eps).log()
+    bank = power @ _mel_bank(n_mels)
+    columns = torch.cat([raw, bank], 1) if energy else bank
+    return columns.clamp_min(torch.finfo(torch.float32).eps).log()
 
 
 @lru_cache(maxsize=1)

@@ -46,15 +46,16 @@ def synth_speech(
     sentences: int = 10,
     corpus_seed: int = 0,
     n_mels: int = 40,
+    energy: bool = False,
     deltas: int = 0,
     batch_size: int = 16,
     seed: int = 0,
     cache_dir: str | None = None,
 ) -> Utterances:
-    """Make the corpus, or read it from the cache: one of 39 phones for each frame of 10 ms.
+    """Make the corpus, or read it from the cache: one of 39 phones for each frame of 10 ms, and in a row.
 
-    x is [T, B, n_mels * (deltas + 1)]. `sentences` is per speaker; `corpus_seed` draws lexicon, voices and
-    sentences; `seed` only the order of batches.
+    x is [T, B, (n_mels + energy) * (deltas + 1)]. `sentences` is per speaker; `corpus_seed` draws lexicon,
+    voices and sentences; `seed` only the order of batches.
     """
     sizes: dict[Split, int] = {"train": train_speakers, "dev": dev_speakers, "test": test_speakers}
     for split, speakers in sizes.items():
@@ -73,13 +74,17 @@ def synth_speech(
         "sentences": sentences,
         "corpus_seed": corpus_seed,
         "n_mels": n_mels,
+        "energy": energy,
+        "columns": ["ids", "speakers", "x", "y", "targets"],
         "source": source_digest(features, phones, synthesis),
     }
 
     def build(folder: Path) -> None:
         for split in SPLITS:
             corpus = make_corpus(split, sizes[split], sentences, corpus_seed)
-            torch.save(_features([u for _, said in corpus for u in said], n_mels), folder / f"{split}.pt")
+            torch.save(
+                _features([u for _, said in corpus for u in said], n_mels, energy), folder / f"{split}.pt"
+            )
 
     folder = cached(cache_dir, "synth_speech", key, build)
     parts: dict[Split, Part] = {split: _part(folder / f"{split}.pt", deltas) for split in SPLITS}
@@ -96,14 +101,16 @@ def synth_speech(
     )
 
 
-def _features(said: list[Utterance], n_mels: int) -> dict[str, object]:
+def _features(said: list[Utterance], n_mels: int, energy: bool) -> dict[str, object]:
     index = {name: i for i, name in enumerate(PHONES)}
-    x = [features.fbank(torch.from_numpy(u.wave), n_mels) for u in said]
+    x = [features.fbank(torch.from_numpy(u.wave), n_mels, energy) for u in said]
     y = [
         features.frame_labels(list(u.segments), len(frames), index, UNSCORED)
         for u, frames in zip(said, x, strict=True)
     ]
-    return {"ids": [u.name for u in said], "speakers": [u.speaker for u in said], "x": x, "y": y}
+    targets = [[index[s.label] for s in u.segments] for u in said]
+    speakers = [u.speaker for u in said]
+    return {"ids": [u.name for u in said], "speakers": speakers, "x": x, "y": y, "targets": targets}
 
 
 def _part(file: Path, deltas: int) -> Part:
@@ -119,4 +126,5 @@ def _part(file: Path, deltas: int) -> Part:
         tuple(data["speakers"]),
         tuple(len(frames) for frames in x),
         lambda i: (x[i], y[i]),
+        tuple(tuple(labels) for labels in data["targets"]),
     )

@@ -1,4 +1,4 @@
-"""timit: framewise phone classification on the real corpus (LDC93S1) or its public sample, through arrow."""
+"""timit: phones, by frame or in a row, of the real corpus (LDC93S1) or its public sample, through arrow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,6 +14,8 @@ from torch import Tensor
 from framework.data import features, timit_tables, timit_tree
 from framework.data.batch import SPLITS, UNSCORED, Split
 from framework.data.cache import cached, source_digest
+from framework.data.faults import Faults
+from framework.data.huggingface import offline_datasets
 from framework.data.options import at_least, one_of
 from framework.data.timit_tables import fold_to_39, phone_set, relabel
 from framework.data.timit_tree import Recording, Tree, find, read_phn, read_wav
@@ -27,25 +28,29 @@ def timit(
     root: str | None = None,
     phones: int = 61,
     n_mels: int = 40,
+    energy: bool = False,
     deltas: int = 2,
     batch_size: int = 8,
     seed: int = 0,
+    on_error: str = "stop",
     cache_dir: str | None = None,
 ) -> Utterances:
-    """Read the corpus under `root` (or $TIMIT_ROOT): x [T, B, n_mels * (deltas + 1)], y one of `phones` a
-    frame.
+    """Read the corpus under `root` (or $TIMIT_ROOT): x [T, B, (n_mels + energy) * (deltas + 1)], y one of
+    `phones` a frame; targets are all phones of the labels in a row, however short (without q where it has no
+    class).
 
     Features are log-mel energies with deltas, normalised by the training speakers. `fold` scores the 39
     phones of Lee & Hon; q is not scored. The splits are those of `timit_tree.find`. ConfigError without a
-    corpus, DataError for a bad file.
+    corpus, DataError for a bad file (on_error: `skip` leaves it out).
     """
     one_of("phones", phones, (61, 48, 39))
     for option, value, least in (("n_mels", n_mels, 2), ("deltas", deltas, 0), ("batch_size", batch_size, 1)):
         at_least(option, value, least)
     at_least("seed", seed, 0)
+    faults = Faults(on_error)
     place = _root(root)
     try:
-        tree = find(place)
+        tree = find(place, faults)
     except OSError as error:
         raise ConfigError(
             "data.root", f"cannot read {place} ({error.strerror})", "Mend its permissions"
@@ -53,12 +58,18 @@ def timit(
     key = {
         "files": {split: [_stamp(r) for r in tree.splits[split]] for split in SPLITS},
         "n_mels": n_mels,
+        "energy": energy,
         "deltas": deltas,
+        "columns": list(COLUMNS),
+        "on_error": on_error,
         "source": source_digest(features, timit_tables, timit_tree),
     }
-    folder = cached(cache_dir, "timit", key, lambda work: _build(work, tree, n_mels, deltas))
+    folder = cached(
+        cache_dir, "timit", key, lambda work: _build(work, tree, n_mels, energy, deltas, on_error)
+    )
+    faults.load(folder)
     classes = torch.tensor([*relabel(phones, UNSCORED), UNSCORED])  # the last, at -1: frames without label
-    parts: dict[Split, Part] = {split: _part(folder / split, n_mels, deltas, classes) for split in SPLITS}
+    parts: dict[Split, Part] = {split: _part(folder / split, deltas, classes) for split in SPLITS}
     scale = torch.load(folder / "moments.pt", weights_only=True)
     return Utterances(
         "timit",
@@ -70,7 +81,7 @@ def timit(
         seed,
         fold=fold_to_39(phones),
         fold_labels=phone_set(39),
-        note=tree.note,
+        note=" ".join(filter(None, (tree.note, faults.say()))),
     )
 
 
@@ -97,16 +108,27 @@ def _stamp(recording: Recording) -> list[Any]:
     return [str(recording.wav), *((s.st_size, s.st_mtime_ns) for s in stats)]
 
 
-def _build(work: Path, tree: Tree, n_mels: int, deltas: int) -> None:
-    """Write one arrow table a split, and mean and deviation of the training features."""
-    datasets = _datasets()
+# of a split's arrow table; those of a list are a type of each item
+COLUMNS: dict[str, str | list[str]] = {
+    "id": "string",
+    "speaker": "string",
+    "frames": "int32",
+    "x": ["float32"],  # [frames * features], without deltas
+    "y": ["int16"],  # [frames], class among the 61, -1 for none
+    "targets": ["int16"],  # [segments], classes among the 61
+}
+
+
+def _build(work: Path, tree: Tree, n_mels: int, energy: bool, deltas: int, on_error: str) -> None:
+    """Write one arrow table a split, mean and deviation of the training features, and what was left out."""
+    datasets = offline_datasets()
+    faults = Faults(on_error)
     columns = datasets.Features(
         {
-            "id": datasets.Value("string"),
-            "speaker": datasets.Value("string"),
-            "frames": datasets.Value("int32"),
-            "x": datasets.Sequence(datasets.Value("float32")),  # [frames * n_mels], energies without deltas
-            "y": datasets.Sequence(datasets.Value("int16")),  # [frames], class among the 61, -1 for none
+            name: datasets.Sequence(datasets.Value(kind[0]))
+            if isinstance(kind, list)
+            else datasets.Value(kind)
+            for name, kind in COLUMNS.items()
         }
     )
     scratch = work / "making"
@@ -116,7 +138,13 @@ def _build(work: Path, tree: Tree, n_mels: int, deltas: int) -> None:
                 _rows,
                 features=columns,
                 cache_dir=str(scratch / split),
-                gen_kwargs={"recordings": tree.splits[split], "n_mels": n_mels},
+                gen_kwargs={
+                    "split": split,
+                    "recordings": tree.splits[split],
+                    "n_mels": n_mels,
+                    "energy": energy,
+                    "faults": faults,
+                },
                 fingerprint=f"{work.name}-{split}",  # no hashing of our objects: `cached` has the key
             )
         except datasets.exceptions.DatasetGenerationError as error:
@@ -127,35 +155,51 @@ def _build(work: Path, tree: Tree, n_mels: int, deltas: int) -> None:
         del table  # closes the map of the scratch file
     shutil.rmtree(scratch)
     classes = torch.arange(62)  # any: only features count here
-    mean, deviation = moments(_part(work / "train", n_mels, deltas, classes))
+    mean, deviation = moments(_part(work / "train", deltas, classes))
     torch.save({"mean": mean, "deviation": deviation}, work / "moments.pt")
+    faults.save(work)
 
 
-def _rows(recordings: tuple[Recording, ...], n_mels: int) -> Iterator[dict[str, Any]]:
-    index = {name: i for i, name in enumerate(phone_set(61))}
+def _rows(
+    split: Split, recordings: tuple[Recording, ...], n_mels: int, energy: bool, faults: Faults
+) -> Iterator[dict[str, Any]]:
+    good = 0
     for recording in recordings:
-        wave = read_wav(recording.wav)
-        segments = read_phn(recording.phn, len(wave))
-        x = features.fbank(wave, n_mels)
-        y = features.frame_labels(segments, len(x), index, -1)
-        if not len(x):
-            raise DataError(
-                str(recording.wav), "shorter than one window of 25 ms", "Remove it, with its .PHN"
-            )
-        yield {
-            "id": recording.name,
-            "speaker": recording.speaker,
-            "frames": len(x),
-            "x": x.reshape(-1).numpy(),
-            "y": y.numpy(),
-        }
+        try:
+            row = _row(recording, n_mels, energy)
+        except DataError as error:
+            faults.add(error)
+        else:
+            good += 1
+            yield row
+    if not good:
+        raise DataError(split, "none of its recordings can be used", "Copy the corpus again")
 
 
-def _part(folder: Path, n_mels: int, deltas: int, classes: Tensor) -> Part:
+def _row(recording: Recording, n_mels: int, energy: bool) -> dict[str, Any]:
+    """What a table holds of a recording. Raises DataError for a file that cannot be used."""
+    index = {name: i for i, name in enumerate(phone_set(61))}
+    wave = read_wav(recording.wav)
+    segments = read_phn(recording.phn, len(wave))
+    x = features.fbank(wave, n_mels, energy)
+    if not len(x):
+        raise DataError(str(recording.wav), "shorter than one window of 25 ms", "Remove it, with its .PHN")
+    return {
+        "id": recording.name,
+        "speaker": recording.speaker,
+        "frames": len(x),
+        "x": x.reshape(-1).numpy(),
+        "y": features.frame_labels(segments, len(x), index, -1).numpy(),
+        "targets": [index[segment.label] for segment in segments],
+    }
+
+
+def _part(folder: Path, deltas: int, classes: Tensor) -> Part:
     """Map a table; `classes` [62] turns a stored class into one of the set in use, its last entry -1."""
     try:
-        table = _datasets().load_from_disk(str(folder))
+        table = offline_datasets().load_from_disk(str(folder))
         ids, speakers, frames = (tuple(table[name]) for name in ("id", "speaker", "frames"))
+        said = [classes[torch.tensor(row)].tolist() for row in table["targets"]]
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             str(folder),
@@ -166,17 +210,7 @@ def _part(folder: Path, n_mels: int, deltas: int, classes: Tensor) -> Part:
 
     def load(i: int) -> tuple[Tensor, Tensor]:
         row = table[i]
-        x = torch.tensor(row["x"], dtype=torch.float32).reshape(-1, n_mels)
+        x = torch.tensor(row["x"], dtype=torch.float32).reshape(frames[i], -1)
         return features.add_deltas(x, deltas), classes[torch.tensor(row["y"], dtype=torch.int64)]
 
-    return Part(ids, speakers, frames, load)
-
-
-def _datasets() -> ModuleType:
-    """Hugging Face datasets, off the network and quiet; imported late, since it takes over a second."""
-    for variable in ("HF_DATASETS_OFFLINE", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
-        os.environ.setdefault(variable, "1")
-    import datasets
-
-    datasets.disable_progress_bars()
-    return datasets
+    return Part(ids, speakers, frames, load, tuple(tuple(c for c in row if c >= 0) for row in said))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from framework.data.batch import Split
+from framework.data.faults import Faults
 from framework.data.features import SAMPLE_RATE, Segment
 from framework.data.timit_tables import core_test_speakers, dev_speakers, phone_map
 from framework.errors import ConfigError, DataError
@@ -39,19 +40,20 @@ class Tree:
     note: str
 
 
-def find(root: Path) -> Tree:
+def find(root: Path, faults: Faults | None = None) -> Tree:
     """Find the recordings under `root` (or its folder TIMIT) and split them by speaker.
 
     LDC layout: TRAIN, and of TEST the official development and core test speakers; where TEST has none of
     those (a tree that is not the corpus), its speakers by turns. Flat layout: sorted by folder, the last
     eighth of the speakers is the test, the eighth before it dev, the rest train. ConfigError where there is
-    no such tree; DataError where a file is missing.
+    no such tree; DataError where a file is missing, unless `faults` skips it.
     """
+    faults = faults or Faults()
     for base in (root, *_children(root, "timit")):
         train, test = _children(base, "train"), _children(base, "test")
         if train and test:
-            return _official(_ldc(train[0]), _ldc(test[0]), root)
-        flat = _flat(base)
+            return _official(_ldc(train[0], faults), _ldc(test[0], faults), root)
+        flat = _flat(base, faults)
         if flat:
             return _eighths(flat, root)
     raise ConfigError(
@@ -69,25 +71,25 @@ def _children(folder: Path, name: str = "") -> list[Path]:
     return sorted(inside, key=lambda p: (p.name.lower(), p.name))
 
 
-def _ldc(folder: Path) -> list[Recording]:
+def _ldc(folder: Path, faults: Faults) -> list[Recording]:
     found: list[Recording] = []
     for dialect in _children(folder):
         if DIALECT.fullmatch(dialect.name.lower()):
             for speaker in _children(dialect):
-                found += _recordings(speaker, dialect.name.lower(), speaker.name.lower())
+                found += _recordings(speaker, dialect.name.lower(), speaker.name.lower(), faults)
     return found
 
 
-def _flat(folder: Path) -> list[Recording]:
+def _flat(folder: Path, faults: Faults) -> list[Recording]:
     found: list[Recording] = []
     for speaker in _children(folder):
         match = FLAT.fullmatch(speaker.name.lower())
         if match:
-            found += _recordings(speaker, match[1], match[2])
+            found += _recordings(speaker, match[1], match[2], faults)
     return found
 
 
-def _recordings(folder: Path, dialect: str, speaker: str) -> Iterator[Recording]:
+def _recordings(folder: Path, dialect: str, speaker: str, faults: Faults) -> Iterator[Recording]:
     """Yield the recordings of a speaker but for SA: every .WAV needs its .PHN and the other way round."""
     by_kind: dict[str, dict[str, Path]] = {".wav": {}, ".phn": {}}
     for path in folder.iterdir():
@@ -99,13 +101,11 @@ def _recordings(folder: Path, dialect: str, speaker: str) -> Iterator[Recording]
     waves, labels = by_kind[".wav"], by_kind[".phn"]
     for sentence in sorted(waves.keys() | labels.keys()):
         here = waves.get(sentence) or labels[sentence]
-        for kind, files in by_kind.items():
-            if sentence not in files:
-                raise DataError(
-                    str(here),
-                    f"its {kind[1:].upper()} file is missing",
-                    "Copy it from the corpus, or remove this one",
-                )
+        missing = [kind[1:].upper() for kind, files in by_kind.items() if sentence not in files]
+        if missing:
+            cause = f"its {missing[0]} file is missing"
+            faults.add(DataError(str(here), cause, "Copy it from the corpus, or remove this one"))
+            continue
         yield Recording(f"{dialect}-{speaker}/{sentence}", speaker, waves[sentence], labels[sentence])
 
 

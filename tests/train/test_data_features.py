@@ -19,25 +19,28 @@ def _wave(samples: int, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("n_mels", [23, 40, 80])
 @pytest.mark.parametrize("samples", [400, 559, 560, 16_000])
-def test_fbank_is_kaldis(n_mels, samples):
+@pytest.mark.parametrize("energy", [False, True])
+def test_fbank_is_kaldis(n_mels, samples, energy):
     import kaldi_native_fbank as knf
 
     options = knf.FbankOptions()
     options.frame_opts.dither = 0.0
     options.frame_opts.samp_freq = 16_000
     options.mel_opts.num_bins = n_mels
+    options.use_energy = energy
     kaldi = knf.OnlineFbank(options)
     wave = _wave(samples)
     kaldi.accept_waveform(16_000, wave.to(torch.float32).tolist())
     kaldi.input_finished()
     theirs = np.stack([kaldi.get_frame(i) for i in range(kaldi.num_frames_ready)])
-    ours = fbank(wave, n_mels)
-    assert ours.shape == theirs.shape == (frame_count(samples), n_mels)
+    ours = fbank(wave, n_mels, energy)
+    assert ours.shape == theirs.shape == (frame_count(samples), n_mels + energy)
     assert np.abs(ours.numpy() - theirs).max() < 1e-3
 
 
 def test_fbank_of_less_than_a_window_and_of_silence():
     assert fbank(torch.zeros(399), 40).shape == (0, 40)
+    assert fbank(torch.zeros(399), 40, energy=True).shape == (0, 41)
     floor = math.log(torch.finfo(torch.float32).eps)
     assert torch.allclose(fbank(torch.zeros(800), 40), torch.full((3, 40), floor))
 

@@ -157,6 +157,56 @@ def test_a_missing_file_is_named(tree, tmp_path, kind):
         read(tree, tmp_path)
 
 
+# ---- broken files that are left out
+
+
+def test_broken_files_are_left_out_where_it_is_asked(tree, tmp_path, capfd):
+    """Each is named in a line, now and when the cache is found made; `stop` takes nothing that `skip` made."""
+    whole = read(tree, tmp_path)
+    waves = sorted((tree / "TRAIN").rglob("*.WAV"))
+    waves[0].write_bytes(b"noise")
+    waves[1].write_bytes(waves[1].read_bytes()[:1024])
+    waves[2].with_suffix(".PHN").unlink()
+    waves[3].with_suffix(".PHN").write_text("")
+    names = {"/".join(path.with_suffix("").parts[-2:]).lower() for path in waves[:4]}
+    for _ in range(2):
+        data = read(tree, tmp_path, on_error="skip")
+        lines = capfd.readouterr().err.splitlines()
+        assert len(lines) == 4 and all(line.startswith("warning: ") for line in lines)
+        for path in waves[:4]:
+            assert sum(str(path.with_suffix("")) in line for line in lines) == 1, path
+        assert "4 left out as broken." in data.describe()
+    ids = [{i.split("-", 1)[1] for b in d.batches("train", 0) for i in b.ids} for d in (whole, data)]
+    assert ids[0] - ids[1] == names
+    with pytest.raises(DataError):
+        read(tree, tmp_path)
+    with pytest.raises(ConfigError, match=r"data\.on_error: 'ignore' is not known"):
+        read(tree, tmp_path, on_error="ignore")
+
+
+def test_a_split_without_one_good_file_is_refused(tree, tmp_path):
+    for path in (tree / "TRAIN").rglob("*.WAV"):
+        path.write_bytes(b"noise")
+    with pytest.raises(DataError, match="train: none of its recordings can be used"):
+        read(tree, tmp_path, on_error="skip")
+
+
+def test_targets_are_the_labels_in_a_row(tree, tmp_path):
+    path = sorted((tree / "TRAIN").rglob("*.PHN"))[0]
+    end = int(path.read_text().split()[-2])
+    # the second phone is shorter than any frame, the fourth repeats the third
+    path.write_text(f"0 4000 h#\n4000 4010 ax-h\n4010 6000 q\n6000 8000 s\n8000 9000 s\n9000 {end} zh\n")
+    for phones, wanted in ((61, ["h#", "ax-h", "q", "s", "s", "zh"]), (39, ["sil", "ah", "s", "s", "sh"])):
+        data = read(tree, tmp_path, phones=phones)
+        lane = next(
+            batch.targets[batch.ids.index(name)]
+            for batch in data.batches("train", 0)
+            for name in batch.ids
+            if name.endswith("/".join(path.with_suffix("").parts[-2:]).lower())
+        )
+        assert [data.labels[i] for i in lane if i >= 0] == wanted
+
+
 # ---- finding the corpus
 
 
