@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Is a GPU alive, are the kernels right on it, how fast are they: in under 8 minutes, on a machine with torch, triton,
-# pyyaml, numpy and pytest. Hydra, wandb, datasets and plugins of pytest are not needed.
+# pyyaml, numpy and pytest. Hydra, wandb, datasets and plugins of pytest are not needed. Each test and each timing that
+# there is: gpu_full.sh.
 #
 #   scripts/bench/gpu_check.sh [--out FOLDER] [--commit NAME] [--minutes 8] [--tiny]
 #
@@ -68,11 +69,12 @@ stage() {
     tail -n 40 "$logs/$name.log" 2>/dev/null
 }
 
-# A file of tests/gpu in several processes, which end by themselves a little earlier.
+# tests NAME SECONDS FILES...: of tests/gpu in several processes, which end by themselves a little earlier.
 tests() {
     local name="$1" limit="$2" left=$((deadline - SECONDS))
+    shift 2
     [ "$left" -ge "$limit" ] || limit=$left
-    stage "$name" "$limit" "$python" -m scripts.bench.gpu_tests "test_$name.py" --limit $((limit - 5)) --logs "$logs"
+    stage "$name" "$limit" "$python" -m scripts.bench.gpu_tests "$@" --limit $((limit - 5)) --logs "$logs"
     [ "$last" -ne 0 ] || cat "$logs/$name.log"
 }
 
@@ -83,10 +85,11 @@ if [ -n "$tiny" ]; then
     stage bodies 240 "$python" -m pytest tests/kernels/test_gpu_bodies.py -p no:cacheprovider -vv --tb=short
     [ "$last" -ne 0 ] || tail -n 1 "$logs/bodies.log"
 else
-    tests products 90
-    tests networks 150
-    tests random_graphs 60
-    tests long 60
+    tests products 70 test_products.py test_fused.py test_memory.py
+    tests networks 150 test_networks.py
+    tests random_graphs 50 test_random_graphs.py
+    tests long 60 test_long.py
+    tests large 40 test_large.py --shards 2
 fi
 left=$((deadline - SECONDS))
 stage timings "$left" "$python" -m scripts.bench.gpu --out "$out/gpu.jsonl" --limit $((left > 45 ? left - 25 : 20)) \

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from framework import Network, load_graph
+from framework.graph import Graph
 from framework.runners.triton_persistent import PersistentLoop
 from tests import oracle
 from tests.compare import Results, copy_weights, run_network, run_oracle
-from tests.gpu.cases import RUNNERS, Data, data_of, graph_of, network, outcome, relative, too_far
+from tests.gpu.cases import RUNNERS, Data, data_of, graph_of, network, outcome, too_far
 from tests.graphs import Batch, batch_kind, looks_ahead, random_batch, random_graph
 
 
@@ -30,34 +31,91 @@ def agrees(
     ragged: bool,
     kind: torch.dtype,
     products: str = "auto",
+    reference: str = "cpu",
+    features: int | None = None,
 ) -> None:
-    """Against float64, the error is at most twice that of the torch runner on a CPU in the same dtype."""
-    graph = graph_of(cell, size)
+    """One shared cell: see `compare`. features: of its input, else more than units."""
+    graph = graph_of(cell, size, features)
     data = data_of(graph, steps, lanes, ragged, seed=steps + lanes + size)
-    exact = outcome(network(graph, "torch", "cpu", torch.float64), data)
-    own = outcome(network(graph, "torch", "cpu", kind), data.to("cpu", kind))
+    compare(graph, data, runner, device, kind, products, reference)
+
+
+def model_agrees(
+    runner: str,
+    model: str,
+    device: str,
+    steps: int,
+    lanes: int,
+    size: int,
+    kind: torch.dtype,
+    **params: object,
+) -> None:
+    """A model of conf/model, with lengths and resets: see `compare`."""
+    graph = load_graph(model, input={"size": size + 2}, classes=7, size=size, **params)
+    compare(graph, data_of(graph, steps, lanes, True, seed=6), runner, device, kind)
+
+
+def masks_agree(runner: str, device: str, steps: int, lanes: int, size: int, kind: torch.dtype) -> None:
+    """A loop with dropout and zoneout in training: the same masks, and `compare`."""
+    node = {"size": size, "is": RUNNERS[runner].masked}
+    graph = load_graph({"inputs": {"x": {"size": 9}}, "nodes": {"h": node}, "outputs": ["h"]})
+    compare(graph, data_of(graph, steps, lanes, True, seed=7), runner, device, kind)
+
+
+def compare(
+    graph: Graph,
+    data: Data,
+    runner: str,
+    device: str,
+    kind: torch.dtype,
+    products: str = "auto",
+    reference: str = "cpu",
+) -> None:
+    """Against float64, the error is at most twice that of the torch runner in the same dtype; both of those
+    run on the device `reference`.
+    """
+    exact = outcome(network(graph, "torch", reference, torch.float64), data.to(reference, torch.float64))
+    own = outcome(network(graph, "torch", reference, kind), data.to(reference, kind))
     net = network(graph, runner, device, kind, products)
     alive(net, data.to(device, kind))
     got = outcome(net, data.to(device, kind))
-    problems = too_far(got, own, exact)
+    problems = too_far(got, own, {n: x.cpu() for n, x in exact.items()})
     assert not problems, "\n".join(problems)
+
+
+def spread(net: Network, lanes: int) -> list[PersistentLoop]:
+    """The loops whose programs wait for each other."""
+    return [x for x in net.loops if isinstance(x, PersistentLoop) and x.layout.at(lanes).programs > 1]
 
 
 def alive(net: Network, data: Data) -> None:
     """On a GPU, a first call with the watchdog where programs wait for each other: a hang is an error."""
-    lanes = data.dy.shape[1]
-    spread = [x for x in net.loops if isinstance(x, PersistentLoop) and x.layout.at(lanes).programs > 1]
-    if net.like.is_cuda and spread:
+    if net.like.is_cuda and spread(net, data.dy.shape[1]):
         net.watchdog = True
         outcome(net, data)
         net.watchdog = False
 
 
-def repeats(runner: str, cell: str, device: str, steps: int, lanes: int, size: int, launches: int) -> None:
-    """Forward and backward over and over on the same numbers: equal to the bit."""
+def repeats(
+    runner: str,
+    cell: str,
+    device: str,
+    steps: int,
+    lanes: int,
+    size: int,
+    launches: int,
+    kind: torch.dtype = torch.float32,
+    watchdog: bool = False,
+) -> None:
+    """Forward and backward over and over on the same numbers: equal to the bit. `watchdog`: on in all of
+    them, in a loop of many programs.
+    """
     graph = graph_of(cell, size)
-    data = data_of(graph, steps, lanes, True, seed=1).to(device, torch.float32)
-    net = network(graph, runner, device, torch.float32)
+    data = data_of(graph, steps, lanes, True, seed=1).to(device, kind)
+    net = network(graph, runner, device, kind)
+    if watchdog:
+        assert spread(net, lanes), "no program waits for another: take more units"
+        net.watchdog = True
     first = outcome(net, data)
     for k in range(launches - 1):
         again = outcome(net, data)
@@ -214,51 +272,3 @@ def moved(chunk: Batch, device: str, kind: torch.dtype, rounding: torch.Generato
     inputs = {n: rounded(x, rounding) for n, x in chunk.inputs.items()}
     inputs = {n: x.to(device, kind) if x.is_floating_point() else x.to(device) for n, x in inputs.items()}
     return Batch(inputs, lengths, resets)
-
-
-def product(m: int, n: int, k: int, kind: torch.dtype, device: str) -> None:
-    """matmul and its gradients into poisoned buffers: error at most twice torch's own at that dtype."""
-    from kernels import matmul, matmul_dw, matmul_dx
-
-    g = torch.Generator().manual_seed(m)
-    a, b, dy = (torch.randn(*s, generator=g).to(device, kind) for s in ((m, k), (k, n), (m, n)))
-
-    def check(name: str, ours: Callable[..., Tensor], left: Tensor, right: Tensor, *given: Tensor) -> None:
-        out = torch.full((left.shape[0], right.shape[1]), float("nan"), device=device, dtype=kind)
-        ours(*given, out=out)
-        exact = left.double().cpu() @ right.double().cpu()
-        own, error = relative(left @ right, exact), relative(out, exact)
-        assert error <= 2 * max(own, torch.finfo(kind).eps), f"{name}: {error:.2e}, torch's own {own:.2e}"
-        again = torch.empty_like(out)
-        ours(*given, out=again)
-        assert torch.equal(out, again), f"{name} differs when repeated"
-
-    check("product", matmul, a, b, a, b)
-    check("dx", matmul_dx, dy, b.T, dy, b)
-    check("dw", matmul_dw, a.T, dy, a, dy)
-
-
-def table(rows: int, size: int, vocab: int, kind: torch.dtype, device: str) -> None:
-    """Rows of a table by index are exact; their gradient is a sum in float32."""
-    from kernels.lookup import lookup, lookup_dw
-
-    g = torch.Generator().manual_seed(rows)
-    weight = torch.randn(size, vocab, generator=g).to(device, kind)
-    index = torch.randint(vocab, (rows,), generator=g).to(device)
-    assert torch.equal(lookup(weight.T, index), weight.T[index])
-    dy = torch.randn(rows, size, generator=g).to(device, kind)
-    out = torch.full((size, vocab), float("nan"), device=device)
-    lookup_dw(index, dy, out.T)
-    exact = torch.zeros(vocab, size, dtype=torch.float64).index_add_(0, index.cpu(), dy.double().cpu()).T
-    terms = torch.zeros(vocab).index_add_(0, index.cpu(), torch.ones(rows)).max().sqrt().item()
-    assert relative(out, exact) <= terms * torch.finfo(torch.float32).eps
-
-
-def bias(rows: int, size: int, kind: torch.dtype, device: str) -> None:
-    """The sum of columns, in float32 whatever the dtype."""
-    from kernels import column_sum
-
-    x = torch.randn(rows, size, generator=torch.Generator().manual_seed(rows)).to(device, kind)
-    got = column_sum(x)
-    assert relative(got, x.double().cpu().sum(0)) <= rows**0.5 * torch.finfo(torch.float32).eps
-    assert torch.equal(got, column_sum(x))

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -28,8 +30,8 @@ ELEMENTWISE = ("indrnn", "mingru", "minlstm", "sru")
 class Takes:
     """What a runner is tested with: the shared cells that it must take; `units` of a usual test; other
     `sizes` (lanes, units); the dtype of random graphs, and how many. `off`: how far off those in float64 may
-    be. `wide`: sizes for 16 bits alone, at which loops are spread over many programs. `cpu`: whether it runs
-    on one, interpreted.
+    be. `wide`: sizes for 16 bits alone, at which loops are spread over many programs; `large`: the largest
+    (tests/gpu/test_large.py). `masked`: a loop with random masks. `cpu`: whether it runs on one, interpreted.
     """
 
     cells: tuple[str, ...]
@@ -37,30 +39,41 @@ class Takes:
     sizes: tuple[tuple[int, int], ...] = ()
     kind: torch.dtype = torch.float64
     off: float = 0.0
-    graphs: int = 60
+    graphs: int = 200
     wide: tuple[tuple[int, int], ...] = ()
+    large: tuple[tuple[int, int], ...] = ()
+    masked: str = "zoneout(tanh(full(x) + full(dropout(h[t-1], 0.2)) + bias), h[t-1], 0.3)"
     cpu: bool = True
 
 
 # A runner joins all tests by its line here.
 RUNNERS = {
-    "torch": Takes(DENSE + ELEMENTWISE, 33, off=1e-9),
+    "torch": Takes(DENSE + ELEMENTWISE, 33, off=1e-9, large=((512, 1024),)),
     # Kernels compute tanh for float32: that is 1e-7 in float64.
-    "elementwise": Takes(ELEMENTWISE, 129, ((1, 1), (1, 64), (64, 128), (17, 1000)), off=1e-7, graphs=30),
+    "elementwise": Takes(
+        ELEMENTWISE, 129, ((1, 1), (1, 64), (64, 128), (17, 1000)), off=1e-7, large=((512, 1000), (3, 8192)),
+        masked="zoneout(tanh(full(x) + dropout(diag(h[t-1]), 0.2)), h[t-1], 0.3)",
+    ),
     # Weights of one program must fit a chip, which takes no float64.
     "persistent": Takes(
-        (*DENSE, "sru"), 50, ((1, 1), (3, 16), (20, 33)), torch.float32, graphs=10,
-        wide=((1, 257), (20, 512), (33, 700), (128, 384)),
+        (*DENSE, "sru"), 50, ((1, 1), (3, 16), (20, 33)), torch.float32,
+        wide=((1, 257), (20, 512), (33, 700), (128, 384)), large=((512, 40), (512, 512), (16, 700)),
     ),
     # Over many programs whatever the size; part of the weights stays on the chip where all would not.
     "streamed": Takes(
-        DENSE, 130, ((1, 64), (17, 300)), torch.float32, graphs=10, wide=((3, 1000), (40, 2048)), cpu=False
+        DENSE, 130, ((1, 64), (17, 300)), torch.float32, wide=((3, 1000), (40, 2048)),
+        large=((1, 8192), (16, 8192), (512, 2048), (7, 5000)), cpu=False,
     ),
     # Random graphs hardly ever have a loop that is affine in its state.
-    "scan": Takes(("mingru", "minlstm"), 129, ((1, 1), (1, 64), (17, 1000)), off=1e-7, graphs=0),
+    "scan": Takes(
+        ("mingru", "minlstm"), 129, ((1, 1), (1, 64), (17, 1000)), off=1e-7, graphs=0,
+        large=((512, 1000), (3, 8192)), masked="tanh(full(x)) + diag(dropout(0.9 * h[t-1], 0.3))",
+    ),
 }  # fmt: skip
 PAIRS = [(runner, cell) for runner, takes in RUNNERS.items() for cell in takes.cells]
 FEATURES = 3  # more than units
+SLOW = pytest.mark.slow
+Row = TypeVar("Row")
 
 
 @contextmanager
@@ -89,14 +102,26 @@ class Data:
         return Data(moved, self.dy.to(device, kind), {n: x.to(device) for n, x in self.where.items()})
 
 
-def graph_of(cell: str, size: int) -> Graph:
+def graph_of(cell: str, size: int, features: int | None = None) -> Graph:
     """One shared cell over an input x; a second input (the clock of clockwork) is a graph input, too."""
-    inputs = {"x": {"size": size + FEATURES}}
+    inputs = {"x": {"size": features or size + FEATURES}}
     node = {"cell": cell, "size": size, "in": "x"}
     if cell == "clockwork":
         inputs["mask"] = {"size": 1}
         node["in"] = {"x": "x", "mask": "mask"}
     return load_graph({"inputs": inputs, "nodes": {"l": node}, "outputs": ["l"]})
+
+
+def some(rows: Sequence[Row], every: int, first: int = 0) -> list[Any]:
+    """Parameters of a test: all; those but each `every`-th are marked slow (gpu_check.sh has little time).
+
+    Rows that differ in what comes last are next to each other: an `every` that is no multiple of their number
+    goes through all of them.
+    """
+    return [
+        row if k % every == first else pytest.param(*(row if isinstance(row, tuple) else (row,)), marks=SLOW)
+        for k, row in enumerate(rows)
+    ]
 
 
 def data_of(graph: Graph, steps: int, lanes: int, ragged: bool, seed: int) -> Data:
@@ -119,8 +144,8 @@ def data_of(graph: Graph, steps: int, lanes: int, ragged: bool, seed: int) -> Da
 
 
 def network(graph: Graph, runner: str, device: str, kind: torch.dtype, products: str = "auto") -> Network:
-    """A network, always with the same weights. Its loops are run by `runner`, or this raises; `products` says
-    who does the hoisted ones.
+    """A network, always with the same weights. Its loops are run by `runner`, or this raises ("auto": by
+    anything but torch on a GPU); `products` says who does the hoisted ones.
     """
     torch.manual_seed(0)
     net = Network(graph, runner="torch").double()
@@ -130,12 +155,14 @@ def network(graph: Graph, runner: str, device: str, kind: torch.dtype, products:
         w.copy_(weights[name])
     for c, choice in zip(net.plan.components, net.plan.choices, strict=True):
         linear = c.kind == "linear" and runner not in ("torch", "elementwise")  # beside a dense loop: scrn
-        assert choice.runner == runner or linear, f"{c.name}: {choice}"
+        free = runner == "auto" and (device == "cpu" or choice.runner != "torch")
+        assert choice.runner == runner or linear or free, f"{c.name}: {choice}"
     return net
 
 
 def outcome(net: Network, data: Data) -> dict[str, Tensor]:
-    """Output, gradient of every input and weight of one call."""
+    """Output, gradient of every input and weight of one call; the same random masks in every one."""
+    torch.manual_seed(8)
     inputs = {n: x.detach().clone().requires_grad_() for n, x in data.inputs.items()}
     y, _ = net(inputs if len(inputs) > 1 else inputs["x"], **data.where)
     assert isinstance(y, Tensor)

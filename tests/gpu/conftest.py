@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.gpu import progress
 from tests.gpu.cases import poisoned
 
 # cuBLAS reads it once, before its first product: deterministic algorithms need it.
@@ -18,6 +21,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--shard", default="1/1", help="2/8: the second of eight parts (scripts/bench/gpu_tests.py)"
     )
+    parser.addoption(
+        "--progress", type=Path, metavar="FILE", help="go on where FILE ends: tests/gpu/progress.py"
+    )
+    parser.addoption("--until", type=float, default=math.inf, help="seconds after which no test begins")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if path := config.getoption("--progress", None):
+        info = {"sources": progress.digest(), **progress.machine()}
+        plugin = progress.Progress(path.resolve(), info, config.getoption("--until"))
+        config.pluginmanager.register(plugin)
 
 
 @pytest.hookimpl(trylast=True)

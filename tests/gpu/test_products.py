@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.gpu import bodies
+from tests.gpu import product_bodies as bodies
 
 pytestmark = pytest.mark.gpu
 KINDS = [torch.float32, torch.bfloat16, torch.float16]

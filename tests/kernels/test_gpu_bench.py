@@ -208,9 +208,9 @@ def test_shards_share_out_all_tests():
 
 
 def test_a_shard_that_hangs_is_killed_and_named(tmp_path: Path, monkeypatch, capsys):
-    def sleeps(file: str, number: int, of: int, logs: Path, options: list[str]) -> gpu_tests.Shard:
+    def sleeps(files: list[str], number: int, of: int, logs: Path, options: list[str]) -> gpu_tests.Shard:
         log = logs / f"{number}.log"
-        log.write_text(f"tests/gpu/{file}::test_{number} PASSED\n")
+        log.write_text(f"tests/gpu/{files[0]}::test_{number} PASSED\n")
         seconds = 0 if number == 1 else 600
         return gpu_tests.Shard(subprocess.Popen(["sleep", str(seconds)]), log)
 
@@ -222,7 +222,7 @@ def test_a_shard_that_hangs_is_killed_and_named(tmp_path: Path, monkeypatch, cap
 
 
 def test_a_shard_that_fails_fails_all(tmp_path: Path, monkeypatch, capsys):
-    def ends(file: str, number: int, of: int, logs: Path, options: list[str]) -> gpu_tests.Shard:
+    def ends(files: list[str], number: int, of: int, logs: Path, options: list[str]) -> gpu_tests.Shard:
         log = logs / f"{number}.log"
         log.write_text(f"the words of {number}\n")
         return gpu_tests.Shard(subprocess.Popen(["false" if number == 2 else "true"]), log)

@@ -8,13 +8,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from framework import Network
 from framework.cells import CONF, yaml_names
+from kernels.persistent_layout import Layout
 from tests.compare import Results
-from tests.gpu import bodies, cases
+from tests.gpu import bodies, cases, product_bodies
+from tests.interpreter import concurrent
 
 ROOT = Path(__file__).parents[2]
 KERNELS = [("elementwise", "sru"), ("scan", "mingru"), ("persistent", "lstm_peephole"), ("persistent", "rhn")]
@@ -67,6 +71,35 @@ def test_never_waits(runner: str, cell: str):
     bodies.never_waits(runner, cell, "cpu", 5, 2, 5)
 
 
+def test_repeats_with_the_watchdog(monkeypatch: pytest.MonkeyPatch):
+    """On three programs, which the interpreter runs at once."""
+    stock, made = bodies.network, []
+
+    def spread(*given: Any) -> Network:
+        made.append(net := stock(*given))
+        net.loops[0]._layout = Layout(programs=3, lanes=2, least=2, chunk=16)
+        return net
+
+    with pytest.raises(AssertionError, match="no program waits"):
+        bodies.repeats("persistent", "rnn_tanh", "cpu", 2, 2, 5, 2, watchdog=True)
+    monkeypatch.setattr(bodies, "network", spread)
+    with concurrent(seed=1, spin=True) as run:
+        bodies.repeats("persistent", "rnn_tanh", "cpu", 3, 2, 5, 2, watchdog=True)
+    assert run.launches == 4 and made[0].watchdog
+
+
+@pytest.mark.parametrize(
+    ("runner", "model"), [("auto", "blstm"), ("persistent", "feedback"), ("torch", "tdnn_lstm")]
+)
+def test_models(runner: str, model: str):
+    bodies.model_agrees(runner, model, "cpu", 4, 2, 5, torch.float32)
+
+
+@pytest.mark.parametrize("runner", [name for name, takes in cases.RUNNERS.items() if takes.cpu])
+def test_random_masks(runner: str):
+    bodies.masks_agree(runner, "cpu", 7, 3, 9, torch.float32)
+
+
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize(("runner", "cell"), SOME)
 def test_replays(runner: str, cell: str, backward: bool):
@@ -89,9 +122,9 @@ def test_random_graphs(runner: str, kind: torch.dtype):
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
 def test_products(kind: torch.dtype):
-    bodies.product(20, 33, 17, kind, "cpu")
-    bodies.table(20, 7, 5, kind, "cpu")
-    bodies.bias(300, 7, kind, "cpu")
+    product_bodies.product(20, 33, 17, kind, "cpu")
+    product_bodies.table(20, 7, 5, kind, "cpu")
+    product_bodies.bias(300, 7, kind, "cpu")
 
 
 def test_too_far_sees_what_is_wrong():
