@@ -26,7 +26,10 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 case "$minutes" in '' | *[!0-9]*) echo "gpu_full: --minutes is '$minutes'. Give a whole number." >&2; exit 2 ;; esac
-case "$only" in '' | tests | timings) ;; *) echo "gpu_full: --only is '$only'. Give tests or timings." >&2; exit 2 ;; esac
+case "$only" in
+    '' | tests | timings) ;;
+    *) echo "gpu_full: --only is '$only'. Give tests or timings." >&2; exit 2 ;;
+esac
 python="${PYTHON:-python3}"
 logs=".cache/gpu_full"
 mkdir -p "$out" "$logs"
