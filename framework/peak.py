@@ -271,7 +271,7 @@ class _Walk:
         for kept in inner.keeps(chunk).values():
             if isinstance(loop, RebuildLoop) and kept.op is None:
                 continue
-            key = heap.new(prod(kept.shape) * self.item)
+            key = heap.new(prod(kept.shape) * (max(self.item, 4) if kept.wide else self.item))
             mine.append(key)
             if kept.op is not None:
                 shown[kept.op] = key

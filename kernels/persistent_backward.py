@@ -41,6 +41,7 @@ class _Backward:
         e.kept = set(self.d.outputs)
         columns, extra = self.saved.columns, set(self.saved.extra)
         stored = set(self.cell.stored)
+        there = stored | extra | set(columns)
         par = step.outside([at for at in order if at not in columns and at not in stored])
         if self.masked and (self.d.shifts or any(ops[at].kind == "shift" for at in order)):
             for distance in self.cell.distances:
@@ -56,6 +57,9 @@ class _Backward:
                 e.fetch(at, e.row(e.argument(f"p_extra{at}"), op.size, op.size, "{row}"), op.size)
             elif op.kind == "shift":
                 e.fetch(at, step.node(self.cell.roots[op.name], op.shift, "{row}"), op.size)
+            elif self.saved.known(op):
+                e.text[at] = e.row_name("rstd", op.args[0])
+        e.fetch_rows(self.saved, (ops[at] for at in order if at not in there))
         for at in order:
             if ops[at].kind == "shift":
                 step.within(at)

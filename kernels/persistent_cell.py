@@ -9,6 +9,8 @@ from kernels.codegen import Op, needed
 
 LEAVES = ("pre", "ext", "param", "shift", "grad", "back")
 PRODUCTS = ("full", "block")
+# Statistics of a row that make the value of an op from its argument: `value` of `persistent_exchange.py`.
+ROWS = {"normalize": ("mean", "rstd"), "rstd": ("mean", "rstd"), "softmax": ("most", "share")}
 
 
 class Unkept(ValueError):
@@ -97,11 +99,17 @@ class Saved:
     """What a forward leaves for its backward beside stored nodes.
 
     columns: op (a hoisted sum, or its activation) -> first column of the hoisted buffer that it is written
-    over; extra: ops with a sequence [T, B, size] of their own.
+    over; extra: ops with a sequence [T, B, size] of their own; rows: (name of `ROWS`, op over whose units it
+    is taken), one number of a row each, together [T, B, rows] in float32.
     """
 
     columns: Mapping[int, int]
     extra: tuple[int, ...]
+    rows: tuple[tuple[str, int], ...] = ()
+
+    def known(self, op: Op) -> bool:
+        """Whether the statistics of an op are there."""
+        return op.kind == "rstd" and ("rstd", op.args[0]) in self.rows
 
 
 NOTHING = Saved({}, ())
@@ -110,13 +118,16 @@ NOTHING = Saved({}, ())
 def saved_values(cell: Cell, d: Derivative, many: bool = False) -> Saved:
     """Sums of products cannot be computed again without the products: they are kept, over the hoisted
     buffer; or the activation of such a sum, where the derivative reads nothing but that. Results of other
-    products, and their sources, are kept beside. All else is computed again from these. many: programs share
-    a loop; one then must not write over a hoisted value of a single unit, which all of them read.
+    products, and their sources, are kept beside. All else is computed again from these, but for statistics
+    over units, which cost programs a meeting. many: programs share a loop; one then must not write over a
+    hoisted value of a single unit, which all of them read.
     """
     ops = cell.ops
     sums = {at: op.args[0] for at, op in enumerate(ops) if op.kind == "sum" and op.args[0] in cell.columns}
     stored = set(cell.stored)
-    leaves = {at for at, op in enumerate(d.ops) if op.kind in LEAVES} | stored | set(sums)
+    scales = {at for at, op in enumerate(d.ops) if op.kind == "rstd" and _over_units(cell, d, op)}
+    given = {at for at, op in enumerate(d.ops) if op.kind in LEAVES} | stored | scales
+    leaves = given | set(sums)
     found = needed(d.ops, d.outputs, leaves)
     readers: dict[int, set[int]] = {}
     for at in found:
@@ -128,9 +139,8 @@ def saved_values(cell: Cell, d: Derivative, many: bool = False) -> Saved:
         if at not in readers or at in stored:
             continue
         (first, *more) = readers[at]
-        alone = (
-            not more and first < len(ops) and d.ops[first].kind in cell.forms and len(d.ops[first].args) == 1
-        )
+        alone = not more and first < len(ops) and len(d.ops[first].args) == 1
+        alone = alone and (d.ops[first].kind in cell.forms or d.ops[first].kind in ROWS)
         keep = first if alone else at
         if keep not in stored and not (many and ops[keep].size == 1):
             columns[keep] = cell.columns[start]
@@ -138,7 +148,21 @@ def saved_values(cell: Cell, d: Derivative, many: bool = False) -> Saved:
             single.add(keep)
     extra = single | {at for at in found if at < len(ops) and ops[at].kind == "block"}
     extra |= {source for *_, source in d.products if ops[source].kind not in (*LEAVES, "const")}
-    return Saved(columns, tuple(sorted(extra - stored - set(columns))))
+    extra -= stored | set(columns)
+    given |= extra | set(columns)
+    rows: dict[tuple[str, int], None] = {}
+    for at in needed(d.ops, d.outputs, given):
+        op = d.ops[at]
+        if at in scales:
+            rows["rstd", op.args[0]] = None
+        elif op.kind in ROWS and at not in given and _over_units(cell, d, op):
+            rows |= dict.fromkeys((name, op.args[0]) for name in ROWS[op.kind])
+    return Saved(columns, tuple(sorted(extra)), tuple(rows))
+
+
+def _over_units(cell: Cell, d: Derivative, op: Op) -> bool:
+    """Whether the statistic is one of several units of the cell itself."""
+    return op.args[0] < len(cell.ops) and d.ops[op.args[0]].size > 1
 
 
 def given_to(cell: Cell, d: Derivative, saved: Saved) -> list[int]:
@@ -148,6 +172,7 @@ def given_to(cell: Cell, d: Derivative, saved: Saved) -> list[int]:
     """
     leaves = [at for at, op in enumerate(d.ops) if op.kind in LEAVES]
     leaves += [*cell.stored, *saved.columns, *saved.extra]
+    leaves += [at for at, op in enumerate(d.ops) if saved.known(op)]
     found = needed(d.ops, d.outputs, leaves)
     lost = [at for at in found if at < len(cell.ops) and at not in leaves and d.ops[at].kind in PRODUCTS]
     if lost:

@@ -145,7 +145,7 @@ def alive(cell: Cell, d: Derivative, saved: Saved, layout: Layout) -> float:
     order = given_to(cell, d, saved)
     place = {at: i for i, at in enumerate(order)}
     leaves = {at for at, op in enumerate(d.ops) if op.kind in LEAVES} | set(cell.stored)
-    leaves |= {*saved.columns, *saved.extra}
+    leaves |= {*saved.columns, *saved.extra, *(at for at in order if saved.known(d.ops[at]))}
     last = dict(place)
     for at in order:
         last.update((a, max(last[a], place[at])) for a in d.ops[at].args if a in place)

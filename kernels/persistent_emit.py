@@ -13,19 +13,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from kernels.codegen import Op, expression, number
-from kernels.persistent_cell import Cell
+from kernels.persistent_cell import ROWS, Cell, Saved
 from kernels.persistent_layout import Layout
 
 if TYPE_CHECKING:
     from kernels.persistent_exchange import Exchange
 
 OWN = re.compile(
-    r"(p|o|m|i|in|w|s|sum|rest|init|keep|x|part|lost|far|back|mean|whole|moments)_|([ukm]|key)\d+$"
+    r"(p|o|m|i|in|w|s|sum|rest|init|keep|x|part|lost|far|back|mean|rstd|most|share|whole)_|([ukm]|key)\d+$"
 )
 TAKEN = {
     "T", "B", "BB", "COMPUTE", "PRECISION", "GROUPS", "t", "s", "seed", "arrive", "wait", "row_sum",
-    "row_max", "row_exp", "normalize", "rstd", "softmax", "add_exactly", "random_bits", "drop_mask",
-    "zoneout_mask", "renewal_mask", "gates_2", "gates_4", "gates_8", "polls", "wait_up_to",
+    "row_max", "row_exp", "moments", "exponents", "add_exactly", "random_bits", "drop_mask",
+    "zoneout_mask", "renewal_mask", "gates_2", "gates_4", "gates_8", "spread", "polls", "wait_up_to",
 }  # fmt: skip
 PRODUCTS = ("full", "full_t", "block", "block_t")
 MOVES = ("slice", "pad", "concat")
@@ -75,6 +75,7 @@ class Emitter:
         self.masks: list[str] = []  # random ones
         self.kept: set[int] = set()  # values that are wanted for themselves
         self.uses: dict[int, int] = {}
+        self.rows: set[tuple[str, int]] = set()  # statistics that were loaded
         self.exchange: Exchange
 
     # Names of blocks ----------------------------------------------------------------------------------
@@ -140,6 +141,27 @@ class Emitter:
         self.ahead.append((name, f"tl.load({pointers}, mask={self.mask(size)}, other=0.0)"))
         self.takes.append(f"{self.names[at]} = {name}.to(COMPUTE)  # [{self.layout.units(size)}, BB]")
         self.text[at] = self.names[at]
+
+    def fetch_rows(self, saved: Saved, ops: Iterable[Op]) -> None:
+        """Have kept statistics that make `ops` loaded a step ahead."""
+        wanted = {(name, op.args[0]) for op in ops if op.kind in ROWS for name in ROWS[op.kind]}
+        for column, (name, at) in enumerate(saved.rows):
+            if (name, at) not in wanted:
+                continue
+            pointers = self.row(self.argument("p_rows"), len(saved.rows), 1, "{row}", column)
+            known = self.row_name(name, at)
+            self.ahead.append((f"in_{known}", f"tl.load({pointers}, mask=m_lane, other=0.0)"))
+            self.takes.append(f"{known} = in_{known}.to(COMPUTE)  # [1, BB]")
+            self.rows.add((name, at))
+
+    def row_name(self, name: str, at: int) -> str:
+        """Name of a statistic (see `ROWS`) over the units of value `at`."""
+        return f"{name}_{self.names[at]}"
+
+    def store_row(self, saved: Saved, column: int) -> str:
+        """The statement that stores a statistic for the backward."""
+        pointers = self.row(self.argument("p_rows"), len(saved.rows), 1, "o_row", column)
+        return self.store_text(pointers, self.row_name(*saved.rows[column]), 1)
 
     def store(self, pointers: str, at: int, size: int) -> str:
         """The statement that stores value `at`."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kernels.codegen import Op
+from kernels.persistent_cell import ROWS
 from kernels.persistent_emit import Emitter
 
 
@@ -55,8 +56,35 @@ class Exchange(ABC):
         """Statements that make `name` the sum of the block `start` and of products (ops)."""
 
     @abstractmethod
+    def row_sum(self, at: int) -> str:
+        """The sum over the units of value `at`, [1, lanes]."""
+
+    @abstractmethod
+    def pair(self, kind: str, at: int) -> str:
+        """The two statistics (see `ROWS`) of which an op `kind` over the units of value `at` is made."""
+
     def statistic(self, op: Op) -> str:
         """The value of a statistic over units."""
+        e, at = self.e, op.args[0]
+        x, size = e.block(at), e.ops[at].size
+        if op.kind == "rowsum":
+            return x if size == 1 else self.row_sum(at)
+        if size == 1:
+            alone = {"softmax": 1.0, "normalize": 0.0, "rstd": 1e-5**-0.5}
+            return f"tl.zeros_like({x}) + {alone[op.kind]}"
+        first, second = (e.row_name(name, at) for name in ROWS[op.kind])
+        if not self.known(op):
+            line = f"{first}, {second} = {self.pair(op.kind, at)}"
+            if line not in e.body:
+                e.body.append(line)
+        if op.kind == "softmax":
+            # Without the units that are not there: their exp may be infinite.
+            return f"tl.where({e.units(size)} < {size}, tl.exp({x} - {first}), 0.0) * {second}"
+        return second if op.kind == "rstd" else f"({x} - {first}) * {second}"
+
+    def known(self, op: Op) -> bool:
+        """Whether the forward has left the statistics that make an op."""
+        return op.kind in ROWS and self.e.rows.issuperset((name, op.args[0]) for name in ROWS[op.kind])
 
     @abstractmethod
     def taken(self, at: int, index: str, size: int) -> str:

@@ -52,6 +52,7 @@ def forward_text(cell: Cell, layout: Layout, saved: Saved, masked: bool) -> Kern
         return step.place(cell.roots[op.name], op.shift) if op.kind == "shift" else step.outer(at)
 
     step.emit(step.exchange(ready, stores), order, stores)
+    e.body += [e.store_row(saved, column) for column in range(len(saved.rows))]
     if not all(e.near(ops[at]) for at in reads):
         e.body.append("tl.debug_barrier()  # these rows are read again, some steps later")
     for root, depth in rings.items():

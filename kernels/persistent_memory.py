@@ -60,7 +60,7 @@ class ThroughMemory(Exchange):
                     elif self.forward and ops[a].kind == "shift":
                         self.start = True
                         late[e.cell.roots[ops[a].name]] = None
-            elif op.kind in STATISTICS and ops[op.args[0]].size > 1:
+            elif op.kind in STATISTICS and ops[op.args[0]].size > 1 and not self.known(op):
                 level = max(level, self.level[op.args[0]] + 1)
                 self._note(op)
             self.level[at] = level
@@ -146,29 +146,20 @@ class ThroughMemory(Exchange):
         mask = f"(i_parts < {self.e.layout.programs}) & m_lane"
         return f'tl.load({self._row(row, "i_parts")}, mask={mask}, other={other}, cache_modifier=".cg")'
 
-    def statistic(self, op: Op) -> str:
+    def row_sum(self, at: int) -> str:
         """See `Exchange`."""
-        e, at, size = self.e, op.args[0], self.e.ops[op.args[0]].size
-        x = e.block(at)
-        if size == 1:
-            zero = f"tl.zeros_like({x})"
-            same = {"rowsum": x, "softmax": f"{zero} + 1.0", "normalize": zero}
-            return same.get(op.kind, f"{zero} + {1e-5**-0.5}")
-        if op.kind == "rowsum":
-            return f"tl.sum({self._all(self.statistics['sum', at])}, axis=0, keep_dims=True)"
-        if op.kind == "softmax":
+        return f"tl.sum({self._all(self.statistics['sum', at])}, axis=0, keep_dims=True)"
+
+    def pair(self, kind: str, at: int) -> str:
+        """See `Exchange`."""
+        if kind == "softmax":
             row = self.statistics["softmax", at]
             # Lanes that are not there get numbers, too: 0 / 0 would go on to their next step.
-            largest = f'tl.where(i_parts < {e.layout.programs}, {self._all(row)}, float("-inf"))'
-            whole = f"{largest}, {self._all(row + 1, '1.0')}"
-            return f"whole_softmax({x}, {e.units(size)} < {size}, {whole})"
-        row, block = self.statistics["moments", at], e.layout.units(size)
-        known = f"moments_{e.names[at]}"
+            largest = f'tl.where(i_parts < {self.e.layout.programs}, {self._all(row)}, float("-inf"))'
+            return f"whole_exponents({largest}, {self._all(row + 1, '1.0')})"
+        row, size = self.statistics["moments", at], self.e.ops[at].size
         parts = f"{self._all(row)}, {self._all(row + 1)}, i_parts"
-        line = f"mean_{known}, rstd_{known} = whole_moments({parts}, {size}, {block})"
-        if line not in e.body:
-            e.body.append(line)
-        return f"rstd_{known}" if op.kind == "rstd" else f"({x} - mean_{known}) * rstd_{known}"
+        return f"whole_moments({parts}, {size}, {self.e.layout.units(size)})"
 
     # Units at other places ----------------------------------------------------------------------------
 

@@ -22,13 +22,20 @@ class OnChip(Exchange):
         """All at once."""
         return [list(order)]
 
-    def statistic(self, op: Op) -> str:
-        """Over the units of a value."""
-        size = self.e.ops[op.args[0]].size
-        x, mask = self.e.block(op.args[0]), f"{self.e.units(size)} < {size}"
-        if op.kind == "rowsum":
-            return f"row_sum({x}, {mask})"
-        return f"softmax({x}, {mask})" if op.kind == "softmax" else f"{op.kind}({x}, {mask}, {size})"
+    def row_sum(self, at: int) -> str:
+        """See `Exchange`."""
+        return f"row_sum({self.e.block(at)}, {self._inside(at)})"
+
+    def pair(self, kind: str, at: int) -> str:
+        """See `Exchange`."""
+        x, inside = self.e.block(at), self._inside(at)
+        if kind == "softmax":
+            return f"exponents({x}, {inside})"
+        return f"moments({x}, {inside}, {self.e.ops[at].size})"
+
+    def _inside(self, at: int) -> str:
+        size = self.e.ops[at].size
+        return f"{self.e.units(size)} < {size}"
 
     def taken(self, at: int, index: str, size: int) -> str:
         """Units `index` of value `at` as a block of `size` units; those past its ends are of any value."""

@@ -146,7 +146,7 @@ class Products:
             fit = self._fit(form, n)
             tasks += [_Task(name, (op,), op.args[0], fit, k) for k in range(fit.blocks(n))]
         self._run(tasks)
-        return name if form.splits == 1 else f"tl.sum({name}, axis=0)"
+        return name if form.splits == 1 else f"spread(tl.sum({name}, axis=0))"
 
     def _multiply_packs(self, source: int, level: int) -> None:
         """All products of a source in packs, whose rows are units with the gates of each below each other."""

@@ -26,8 +26,8 @@ from kernels.activations import relu, sigmoid, tanh  # noqa: F401
 from kernels.barrier import arrive, wait  # noqa: F401
 from kernels.random import drop_mask, random_bits, renewal_mask, zoneout_mask  # noqa: F401
 from kernels.rows import (  # noqa: F401
-    add_exactly, gates_2, gates_4, gates_8, normalize, part_mean, part_moment, row_exp, row_max, row_sum,
-    rstd, softmax, whole_moments, whole_softmax,
+    add_exactly, exponents, gates_2, gates_4, gates_8, moments, part_mean, part_moment, row_exp, row_max,
+    row_sum, spread, whole_exponents, whole_moments,
 )
 """
 
@@ -45,7 +45,7 @@ class Kernel:
     gradient), p_x (exchanged between programs: `exchanged` has the op, its size and whether it is more than a
     factor of a product). p_sums<size> [tiles, sums, 2, size]: `sums` has the name (d_par<i>, the i-th of
     `d_par`, or lost<read>), size and number of each; of each pair the first is the sum, the second what
-    rounding took. p_stat: `statistics` rows; p_counter: of barriers.
+    rounding took. p_stat: `statistics` rows; p_rows: `Saved.rows`; p_counter: of barriers.
     keys: of random masks, arguments key<i> behind the seed. numbers: of matrices on the chip, in each of many
     programs; under_way: of sources at the same time.
     """

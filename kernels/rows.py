@@ -13,31 +13,21 @@ def row_sum(b_x, m_unit):
 
 
 @triton.jit
-def centred(b_x, m_unit, SIZE: tl.constexpr):
-    """x less its mean over SIZE units; 0 where there is no unit."""
-    return tl.where(m_unit, b_x - row_sum(b_x, m_unit) / SIZE, 0.0)
+def moments(b_x, m_unit, SIZE: tl.constexpr):
+    """Mean over SIZE units and 1 / sqrt(variance + 1e-5), both [1, lanes]: as torch's layer_norm (Ba, Kiros,
+    Hinton 2016).
+    """
+    b_mean = row_sum(b_x, m_unit) / SIZE
+    b_away = tl.where(m_unit, b_x - b_mean, 0.0)
+    return b_mean, 1.0 / tl.sqrt(tl.sum(b_away * b_away, axis=0, keep_dims=True) / SIZE + 1e-5)
 
 
 @triton.jit
-def rstd(b_x, m_unit, SIZE: tl.constexpr):
-    """1 / sqrt(variance + 1e-5), [1, lanes]: as torch's layer_norm."""
-    b_centred = centred(b_x, m_unit, SIZE)
-    return 1.0 / tl.sqrt(tl.sum(b_centred * b_centred, axis=0, keep_dims=True) / SIZE + 1e-5)
-
-
-@triton.jit
-def normalize(b_x, m_unit, SIZE: tl.constexpr):
-    """Layer norm without gain and bias (Ba, Kiros, Hinton 2016)."""
-    b_centred = centred(b_x, m_unit, SIZE)
-    b_var = tl.sum(b_centred * b_centred, axis=0, keep_dims=True) / SIZE
-    return b_centred / tl.sqrt(b_var + 1e-5)
-
-
-@triton.jit
-def softmax(b_x, m_unit):
-    """exp(x) over its sum; the largest x is taken off first, so nothing overflows."""
-    b_exp = tl.where(m_unit, tl.exp(b_x - row_max(b_x, m_unit)), 0.0)
-    return b_exp / tl.sum(b_exp, axis=0, keep_dims=True)
+def exponents(b_x, m_unit):
+    """Of a softmax: the largest x, which is taken off so that nothing overflows, and 1 / the sum of
+    exponents, both [1, lanes].
+    """
+    return row_max(b_x, m_unit), 1.0 / row_exp(b_x, m_unit)
 
 
 @triton.jit
@@ -61,11 +51,10 @@ def row_exp(b_x, m_unit):
 
 
 @triton.jit
-def whole_softmax(b_x, m_unit, b_max, b_exp):
-    """softmax from the parts of all programs, [programs, lanes]: the largest x and `row_exp` of each."""
+def whole_exponents(b_max, b_exp):
+    """`exponents` from the parts of all programs, [programs, lanes]: the largest x and `row_exp` of each."""
     b_most = tl.max(b_max, axis=0, keep_dims=True)
-    b_sum = tl.sum(b_exp * tl.exp(b_max - b_most), axis=0, keep_dims=True)
-    return tl.where(m_unit, tl.exp(b_x - b_most), 0.0) / b_sum
+    return b_most, 1.0 / tl.sum(b_exp * tl.exp(b_max - b_most), axis=0, keep_dims=True)
 
 
 @triton.jit
@@ -91,6 +80,17 @@ def whole_moments(b_mean, b_moment, i_parts, SIZE: tl.constexpr, BLOCK: tl.const
     b_away = b_mean - b_all
     b_var = tl.sum(b_moment + b_count * b_away * b_away, axis=0, keep_dims=True) / SIZE
     return b_all, 1.0 / tl.sqrt(b_var + 1e-5)
+
+
+@triton.jit
+def spread(b_x):
+    """The same block; each number of it in one thread.
+
+    A sum over the first dimension of products is in all warps, each thread having numbers for as many; and
+    what is computed with it then is, too (lstm_norm over many programs: 8 registers for each value). A gather
+    has a layout of its own.
+    """
+    return tl.gather(b_x, tl.broadcast_to(tl.arange(0, b_x.shape[1])[None, :], b_x.shape), 1)
 
 
 @triton.jit

@@ -91,7 +91,7 @@ def _shown(loop: LoopRunner, kept: Mapping[Any, Kept]) -> dict[Any, int]:
     output is kept, and the steps around it are put back for the backward.
     """
     number = {at: k for k, (_, at) in enumerate(loop.c.outputs)}
-    return {n: number[k.op] for n, k in kept.items() if k.dtype is None and k.op in number}
+    return {n: number[k.op] for n, k in kept.items() if k.op in number}
 
 
 def _kept_by(
@@ -168,7 +168,7 @@ def _run_fake(
     left = [tensors[0].new_empty(tensors[0].shape)] if _overwritten(loop) else []
     kept = loop.keeps(_chunk(masks, 0 if seed is not None else None, distances, loop, steps, lanes))
     shown = _shown(loop, kept)
-    left += [like.new_empty(k.shape, dtype=k.dtype or like.dtype) for n, k in kept.items() if n not in shown]
+    left += [like.new_empty(k.shape, dtype=k.dtype(like.dtype)) for n, k in kept.items() if n not in shown]
     return [*out, *left]
 
 

@@ -38,15 +38,20 @@ class Chunk:
 
 
 class Kept(NamedTuple):
-    """A tensor that a forward leaves for its backward; dtype None: that of the loop's tensors.
+    """A tensor that a forward leaves for its backward, of the type of the loop's tensors; wide: float32 at
+    least.
 
     op: the op of the cell of which it holds all steps, [front + T + back, B, size], with those outside of the
     chunk that the loop reads (`source.pads`); None: it holds something else.
     """
 
     shape: tuple[int, ...]
-    dtype: torch.dtype | None = None
     op: int | None = None
+    wide: bool = False
+
+    def dtype(self, of: torch.dtype) -> torch.dtype:
+        """The type for loops on tensors of the type `of`."""
+        return torch.promote_types(of, torch.float32) if self.wide else of
 
 
 class LoopRunner(ABC):

@@ -191,17 +191,21 @@ class PersistentLoop(LoopRunner):
         return work.finish()
 
     def keeps(self, chunk: Chunk) -> dict[str, Kept]:
-        """Stored ops [front + T + back, B, size], and what else the backward needs [T, B, size]."""
+        """Stored ops [front + T + back, B, size], and what else the backward needs (see `Saved`)."""
         c, steps, lanes, reach = self.c, chunk.steps, chunk.lanes, max(self.c.states.values())
         out = {f"node{at}": Kept((steps + reach, lanes, c.cell[at].size), op=at) for at in self.stored}
-        return out | {f"extra{at}": Kept((steps, lanes, c.cell[at].size)) for at in self.saved(chunk).extra}
+        saved = self.saved(chunk)
+        out |= {f"extra{at}": Kept((steps, lanes, c.cell[at].size)) for at in saved.extra}
+        if saved.rows:
+            out["rows"] = Kept((steps, lanes, len(saved.rows)), wide=True)
+        return out
 
     def _buffers(self, chunk: Chunk, v: Mapping[str, Tensor], train: bool) -> dict[str, Tensor]:
         """What `keeps` says, with boundary steps in place."""
         c = self.c
         like, reach = v[f"boundary {next(iter(c.states))}"], max(c.states.values())
         kept = {n: k for n, k in self.keeps(chunk).items() if train or n.startswith("node")}
-        out = {name: like.new_empty(k.shape) for name, k in kept.items()}
+        out = {name: like.new_empty(k.shape, dtype=k.dtype(like.dtype)) for name, k in kept.items()}
         for node, distance in c.states.items():
             start = reach - distance if c.direction > 0 else chunk.steps
             out[f"node{c.roots[node]}"][start : start + distance] = v[f"boundary {node}"]
