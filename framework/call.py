@@ -11,14 +11,17 @@ from torch import Tensor
 
 from framework.cell import Op
 from framework.errors import ConfigError
-from framework.plan import Loop, Map, Plan
+from framework.plan import Loop
 from framework.random import mask_values
 from framework.runners import hoisted
 from framework.runners.fused import Fed, FusedLoop
-from framework.runners.loop import Chunk, LoopRunner
+from framework.runners.joint import LoopCall
+from framework.runners.loop import Chunk
 from framework.runners.rebuild import Hoisted, RebuildLoop
+from framework.runners.streams import Fork
 from framework.state import State, carry, keep_mask
 from framework.steps import Linear
+from framework.together import Together
 
 if TYPE_CHECKING:
     from framework.network import Network
@@ -34,47 +37,6 @@ def _check_indices(name: str, v: Tensor, vocab: int) -> None:
     if _may_look(v) and not 0 <= int(v.min()) <= int(v.max()) < vocab:
         cause = f"indices run from {int(v.min())} to {int(v.max())}, the vocabulary has {vocab}"
         raise ConfigError(f"x['{name}']", cause, f"Pass integers from 0 to {vocab - 1}.")
-
-
-def last_uses(plan: Plan) -> list[list[int]]:
-    """For every step the ops whose values no later step reads: they can be let go."""
-    last: dict[int, int] = {}
-    for k, step in enumerate(plan.steps):
-        for a in _reads(plan, step):
-            last[a] = k
-    keep = {plan.roots[n] for n in (*plan.graph.outputs.values(), *plan.history)}
-    out: list[list[int]] = [[] for _ in plan.steps]
-    for a, k in last.items():
-        if a not in keep:
-            out[k].append(a)
-    return out
-
-
-def unread_maps(plan: Plan, loops: Sequence[LoopRunner | RebuildLoop]) -> frozenset[int]:
-    """Hoisted ops that nobody reads, because the loops' runners make their masks themselves."""
-    read = {plan.roots[n] for n in (*plan.graph.outputs.values(), *plan.history)}
-    unread: set[int] = set()
-    for step in reversed(plan.steps):
-        if isinstance(step, Map) and step.op not in read:
-            unread.add(step.op)
-        else:
-            read.update(_reads(plan, step, loops))
-    return frozenset(unread)
-
-
-def _reads(
-    plan: Plan, step: Linear | Map | Loop, loops: Sequence[LoopRunner | RebuildLoop] | None = None
-) -> Sequence[int]:
-    """Ops whose values a step takes; with `loops`, less the masks that they make themselves."""
-    if isinstance(step, Linear):
-        return [a.source for a in step.addends if a.source >= 0]
-    if isinstance(step, Loop):
-        c = plan.components[step.component]
-        if loops is not None and loops[step.component].own_masks:
-            return [a for i, a in enumerate(c.ext) if i not in loops[step.component].c.masks]
-        return c.ext
-    op = plan.ops[step.op]
-    return [plan.roots[op.name]] if op.kind == "shift" else op.args
 
 
 class Call:
@@ -227,15 +189,14 @@ class Call:
         start = self._now()
         for name, v in self.inputs.items():
             self.values[self.plan.roots[name]] = v
-        for k, step in enumerate(self.plan.steps):
-            if isinstance(step, Linear):
-                self._linear(k, step)
-            elif isinstance(step, Loop):
-                self._loop(step)
-            elif step.op not in self.net.unread_maps:
-                self._map(step.op)
-            for a in self.net.last_uses[k]:
-                self.values.pop(a, None)
+        for item in self.net.order:
+            if isinstance(item, Together):
+                self._together(item)
+            else:
+                self._step(item)
+            for k in item.steps if isinstance(item, Together) else (item,):
+                for a in self.net.last_uses[k]:
+                    self.values.pop(a, None)
         state = self._state()
         outputs: dict[str, Tensor] = {}
         for shown, node in self.net.graph.outputs.items():
@@ -258,6 +219,17 @@ class Call:
         return State(history, self.state.initial)
 
     # Steps --------------------------------------------------------------------------------------------
+
+    def _step(self, k: int) -> None:
+        step = self.plan.steps[k]
+        if isinstance(step, Linear):
+            self._linear(k, step)
+        elif isinstance(step, Loop):
+            start = self._now()
+            self._loop(step, self._ready(step))
+            self._count(start)
+        elif step.op not in self.net.unread_maps:
+            self._map(step.op)
 
     def value(self, at: int) -> Tensor:
         """The value of an op of the program: [T, B, size], or [size] for weights and numbers."""
@@ -351,14 +323,40 @@ class Call:
         """dropout: 0 or 1/(1-p); zoneout: 1 where the old value stays. Without training: their mean."""
         return mask_values(op, self.seed, self.steps, self.lanes, self.like, self.first)
 
-    def _loop(self, step: Loop) -> None:
+    def _together(self, group: Together) -> None:
+        """Loops that start together. What they take is made first, before any stream is left."""
+        start = self._now()
+        loops = {k: step for k in group.steps if isinstance(step := self.plan.steps[k], Loop)}
+        ready = {k: self._ready(step) for k, step in loops.items()}
+        if torch.compiler.is_compiling():
+            for k, step in loops.items():
+                self._loop(step, ready[k])
+            return
+        fork = Fork(self.like.device)
+        for launch, stream in zip(group.launches, group.streams, strict=True):
+            made: list[Tensor] = []
+            with fork.on(stream, [x for k in launch for x in _tensors(ready[k])], made):
+                if len(launch) == 1:
+                    made += self._loop(loops[launch[0]], ready[launch[0]])
+                    continue
+                found = self.net.joint[launch]([ready[k] for k in launch])
+                for k, out in zip(launch, found, strict=True):
+                    made += self._keep(loops[k], out)
+        fork.join()
+        self._count(start)
+
+    def _count(self, start: float) -> None:
+        if self.clock is not None:
+            self.clock["loop"] += self._now() - start
+
+    def _ready(self, step: Loop) -> LoopCall:
+        """What a loop takes."""
         c, loop = self.plan.components[step.component], self.net.loops[step.component]
         given = self.buffers.pop(step.pre, None)
         masks = {}
         for op in c.cell:
             if op.kind == "shift" and (keep := self.mask(op.shift)) is not None:
                 masks[abs(op.shift)] = keep
-        start = self._now()
         boundary, init = [], []
         for node, distance in c.states.items():
             init.append(self._initial(node))
@@ -366,12 +364,7 @@ class Call:
                 boundary.append(self.state.history[node][-distance:])
             else:
                 boundary.append(init[-1].expand(distance, self.lanes, -1))
-        if isinstance(given, Fed):
-            self._fused(self.net.fused[step.pre], given, boundary)
-            if self.clock is not None:
-                self.clock["loop"] += self._now() - start
-            return
-        out = loop(
+        return LoopCall(
             Chunk(
                 self.steps,
                 self.lanes,
@@ -393,12 +386,19 @@ class Call:
             boundary,
             init,
         )
-        for (at, _), v in zip(c.outputs, out, strict=True):
-            self.values[at] = v
-        if self.clock is not None:
-            self.clock["loop"] += self._now() - start
 
-    def _fused(self, loop: FusedLoop, given: Fed, boundary: Sequence[Tensor]) -> None:
+    def _loop(self, step: Loop, call: LoopCall) -> list[Tensor]:
+        """One loop on its own; the sequences that it gives."""
+        if isinstance(call.pre, Fed):
+            return self._fused(self.net.fused[step.pre], call.pre, call.boundary)
+        return self._keep(step, self.net.loops[step.component](*call))
+
+    def _keep(self, step: Loop, out: Sequence[Tensor]) -> list[Tensor]:
+        for (at, _), v in zip(self.plan.components[step.component].outputs, out, strict=True):
+            self.values[at] = v
+        return list(out)
+
+    def _fused(self, loop: FusedLoop, given: Fed, boundary: Sequence[Tensor]) -> list[Tensor]:
         """A loop that takes its inputs themselves."""
         packs = [self.net.get_parameter(p) for p in loop.packs]
         edges = dict(zip(loop.c.states, boundary, strict=True))
@@ -406,3 +406,12 @@ class Call:
         self.values.update(dict.fromkeys(loop.v.given, h))
         if c is not None:
             self.ends[loop.v.memory] = c
+        return [h] if c is None else [h, c]
+
+
+def _tensors(call: LoopCall) -> list[Tensor]:
+    """All that a loop takes."""
+    pre = call.pre
+    hoisted = [] if pre is None else [pre] if isinstance(pre, Tensor) else pre.tensors
+    rest = [*call.ext, *call.runs, *call.singles, *call.boundary, *call.init, *call.chunk.masks.values()]
+    return [*hoisted, *rest]

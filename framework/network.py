@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.call import Call, last_uses, unread_maps
+from framework.call import Call
 from framework.chunks import run_chunks
 from framework.component import Component
 from framework.errors import ConfigError
 from framework.graph import Graph
 from framework.load import load_graph
+from framework.order import last_uses, order, unread_maps
 from framework.plan import Memory, Parallel, Plan, make_plan
 from framework.runners.fused import FusedLoop
+from framework.runners.joint import JointLoop
 from framework.runners.loop import LoopRunner
 from framework.runners.place import machine_of
 from framework.runners.rebuild import RebuildLoop
@@ -87,11 +89,12 @@ class Network(nn.Module):
         products: str = "auto",
         memory: Memory = "save",
         chunk: int | None = None,
+        together: bool = True,
     ):
         super().__init__()
         self.graph = graph if isinstance(graph, Graph) else load_graph(graph)
         self.plan: Plan = make_plan(
-            self.graph, parallel, runner, products=products, memory=memory, chunk=chunk
+            self.graph, parallel, runner, products=products, memory=memory, chunk=chunk, together=together
         )
         self.profile = False
         self.watchdog: bool | int = False
@@ -107,7 +110,6 @@ class Network(nn.Module):
             self.register_parameter(pack.name, nn.Parameter(torch.empty(pack.shape)))
         self._pack_of = {name: pack.name for pack in self._packs.values() for name, _, _ in pack.members}
         self.run_packs = [self._packs_of_runs(c) for c in self.plan.components]
-        self.last_uses = last_uses(self.plan)
         self.loops: list[LoopRunner | RebuildLoop] = []
         self._place()
         self.reset_parameters()
@@ -124,6 +126,15 @@ class Network(nn.Module):
         loops = [(s.pre, self.loops[s.component]) for s in self.plan.steps if isinstance(s, Loop)]
         self.fused = {pre: loop for pre, loop in loops if isinstance(loop, FusedLoop)}
         self.unread_maps = unread_maps(self.plan, self.loops)
+        self.order = order(self.plan)
+        self.last_uses = last_uses(self.plan, self.order)
+        self.joint = {launch: self._joint(launch) for x in self.plan.together for launch in x.launches}
+
+    def _joint(self, launch: Sequence[int]) -> JointLoop:
+        """The loops of one launch (steps of the plan)."""
+        found = (step for k in launch if isinstance(step := self.plan.steps[k], Loop))
+        members = [self.loops[step.component] for step in found]
+        return JointLoop([x for x in members if isinstance(x, PersistentLoop)], self.plan.machine)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Network:
         """Every move of a module (to, cuda, half, to_empty) goes through here."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from framework.cell import Op
 from framework.errors import ConfigError
+from framework.order import steps_of
 from framework.runners.loop import Chunk, LoopRunner
 from framework.runners.products import copies_columns, copies_weights
 from framework.runners.rebuild import RebuildLoop
@@ -110,7 +111,8 @@ class _Walk:
         heap.held.update({key: 2 for key in given})  # the caller has inputs and gradients of outputs
         dy = [(plan.roots[n], heap.new(self.row(plan.ops[plan.roots[n]].size)))
               for n in self.net.graph.outputs.values()]  # fmt: skip
-        for k, step in enumerate(plan.steps):
+        order = steps_of(self.net.order)
+        for k, step in ((k, plan.steps[k]) for k in order):
             if isinstance(step, Linear):
                 self.linear(k, step)
             elif isinstance(step, Loop):
@@ -129,7 +131,7 @@ class _Walk:
         for name in plan.history if self.part else ():
             if plan.roots[name] in self.needs:
                 self.give(plan.roots[name], self.row(plan.ops[plan.roots[name]].size))
-        for k in reversed(range(len(plan.steps))):
+        for k in reversed(order):
             step = plan.steps[k]
             if isinstance(step, Linear):
                 self.linear_back(k, step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -110,6 +111,15 @@ def layout_of(c: Component, machine: Machine, streamed: bool = False) -> Layout:
         many = many_programs(cell_of(c, True), derivative_of(c), room(machine), streamed=True)
         layout = layout if many is None else many.layout
     return replace(layout, tuned=tuned(c, machine, streamed)[0])
+
+
+def side_by_side(layouts: Sequence[Layout], lanes: int, machine: Machine) -> tuple[Layout, ...] | str:
+    """How loops are spread in one launch with so many lanes, or why they cannot share one."""
+    from kernels.persistent_choice import Room
+    from kernels.persistent_joint_choice import side_by_side
+
+    room = machine.units if machine.device == "cuda" else Room().programs
+    return side_by_side(layouts, lanes, room)
 
 
 def tuned(

@@ -25,6 +25,7 @@ from framework.pause import no_garbage_collection
 from framework.products import BY_TORCH, Products, choose_products
 from framework.scc import components, topological
 from framework.steps import Linear, Loop, Map, Pack, Step, make_steps
+from framework.together import Together, start_together
 
 __all__ = ["Linear", "Loop", "Map", "Pack", "Plan", "Step", "make_plan"]
 
@@ -57,6 +58,8 @@ class Plan:
     chunk: int | None = (
         None  # steps that run at once, with a state between them from which they can run again
     )
+    apart: bool = False  # whether all loops are to run one by one
+    together: tuple[Together, ...] = ()  # those that do not
 
     def __str__(self) -> str:
         from framework.plan_text import plan_text
@@ -75,7 +78,8 @@ class Plan:
             ours = "products=triton" if self.asked == "triton" else ours
             choices = tuple(choose(c, self.runner, machine, ours) for c in self.components)
         products = choose_products(machine, self.asked)
-        return replace(self, machine=machine, choices=choices, products=products)
+        plan = replace(self, machine=machine, choices=choices, products=products, together=())
+        return replace(plan, together=start_together(plan))
 
     def activation_bytes(self, steps: int, lanes: int, itemsize: int | None = None) -> int:
         """Predicted bytes kept for the backward of one chunk. `itemsize`: of a number (the machine's)."""
@@ -97,6 +101,7 @@ def make_plan(
     products: str = "auto",
     memory: Memory = "save",
     chunk: int | None = None,
+    together: bool = True,
 ) -> Plan:
     """Plan `graph`. parallel="none" leaves every product in a loop, step by step (for comparison).
 
@@ -104,7 +109,8 @@ def make_plan(
     "cpu", "cuda" or a Machine; it need not be here. `products`: who multiplies outside the loops, "triton",
     "torch", or "auto" (torch on a CPU, what the launch table says on a GPU). `memory`: "save" keeps what the
     backward of a loop reads, "recompute" the sequences of its nodes; `chunk`: so many steps run at once, and
-    again for the backward (None: all). Raises GraphError for a loop without delay or a component that runs
+    again for the backward (None: all). `together`: whether loops that do not read each other start at the
+    same time on a GPU, where it has room. Raises GraphError for a loop without delay or a component that runs
     both ways in time, ConfigError for a name that does not exist.
     """
     if parallel not in PARALLEL:
@@ -122,6 +128,7 @@ def make_plan(
     machine = device if isinstance(device, Machine) else named_machine(device)
     with no_garbage_collection():
         plan = replace(_make_plan(graph, parallel, runner), asked=products, memory=memory, chunk=chunk)
+        plan = replace(plan, apart=not together)
         if chunk is not None and plan.looks_ahead:
             raise ConfigError("chunk", "a node reads later steps, which lie in the next chunk",
                               "Leave chunk out, or take memory=recompute.")  # fmt: skip

@@ -16,6 +16,7 @@ from framework.plan_names import Values, add_up, join_names, join_terms, node_of
 from framework.products import gradient_text, product_text, products_text
 from framework.reasons import cycle_text, node_groups
 from framework.steps import Addend, Linear, Loop, Map, Pack
+from framework.together import group_text
 
 if TYPE_CHECKING:
     from framework.component import Component
@@ -40,8 +41,7 @@ def plan_text(plan: Plan) -> str:
 
 def _totals(plan: Plan) -> Iterator[str]:
     for group in plan.groups:
-        loops = [step for k in group if isinstance(step := plan.steps[k], Loop)]
-        yield f"   at the same time: loops {', '.join(plan.components[s.component].name for s in loops)}"
+        yield f"   {group_text(plan, group)}"
     if plan.machine.device != "cpu" or plan.asked != "auto":
         yield f"   {products_text(plan.machine, plan.products)}"
     if plan.parallel == "none":

@@ -145,7 +145,7 @@ class PersistentLoop(LoopRunner):
         self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], train: bool
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
         """See `LoopRunner.run`."""
-        return self._do(chunk, self.forward(chunk, n_ext, tensors, train, self.layout.at(chunk.lanes)))
+        return self.do(chunk, self.forward(chunk, n_ext, tensors, train, self.layout.at(chunk.lanes)))
 
     def forward(
         self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], train: bool, layout: Layout
@@ -179,7 +179,8 @@ class PersistentLoop(LoopRunner):
         named = {f"par{i}": v[f"par {name}"] for i, name in enumerate(code.par)}
         return Work(code, layout, {**v, **named}, finish)
 
-    def _do(self, chunk: Chunk, work: Work) -> Any:
+    def do(self, chunk: Chunk, work: Work) -> Any:
+        """Launch a work on its own."""
         from kernels.persistent import launch
 
         code, module = self.compiled(work.code)
@@ -243,7 +244,7 @@ class PersistentLoop(LoopRunner):
         def finish() -> tuple[Tensor, ...]:
             return tuple(self.value(chunk, v, at).detach() for _, at in self.c.outputs)
 
-        return self._do(chunk, self._work(self.kernel(chunk, layout, False), layout, v, finish))
+        return self.do(chunk, self._work(self.kernel(chunk, layout, False), layout, v, finish))
 
     def rebuild(
         self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], stored: dict[str, Tensor]
@@ -262,14 +263,14 @@ class PersistentLoop(LoopRunner):
     ) -> Sequence[Tensor | None]:
         """See `LoopRunner.gradients_of`."""
         layout = self.layout.at(chunk.lanes)
-        return self._do(chunk, self.backward(chunk, n_ext, tensors, kept, dy, layout))
+        return self.do(chunk, self.backward(chunk, n_ext, tensors, kept, dy, layout))
 
     def backward(
         self,
         chunk: Chunk,
         n_ext: int,
         tensors: Sequence[Tensor],
-        kept: Mapping[str, Tensor],
+        kept: dict[str, Tensor],
         dy: Sequence[Tensor | None],
         layout: Layout,
     ) -> Work:

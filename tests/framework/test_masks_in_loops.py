@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from framework import Network, load_graph, make_plan
-from framework.call import unread_maps
+from framework.order import unread_maps
 from framework.component import Component
 from framework.runners.loop import LoopRunner
 

@@ -65,6 +65,7 @@ TABLES = {
     "kernels.persistent_forward",
     "kernels.persistent_backward",
     "kernels.persistent_choice",
+    "kernels.persistent_joint_choice",
     "kernels.persistent_tuned",
     "kernels.tuning",
 }

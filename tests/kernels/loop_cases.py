@@ -59,6 +59,24 @@ def launch(
     seed: int | None = None,
 ) -> None:
     """Forward and backward of loop number `at` of a network; seed: of training."""
+    what, n_ext, tensors = taken(net, at, c, loop, lanes, kind, masked, steps, seed)
+    _, kept = loop.run(what, n_ext, tensors, True)
+    dy = [torch.empty(steps, lanes, c.cell[at].size, dtype=kind) for _, at in c.outputs]
+    loop.gradients_of(what, n_ext, tensors, kept, dy, [True] * len(tensors))
+
+
+def taken(
+    net: Network,
+    at: int,
+    c: Component,
+    loop: LoopRunner,
+    lanes: int,
+    kind: torch.dtype,
+    masked: bool,
+    steps: int = STEPS,
+    seed: int | None = None,
+) -> tuple[Chunk, int, list[Tensor]]:
+    """What loop number `at` of a network takes, uninitialised: the chunk, how many ext, all tensors."""
     sizes = {name: c.cell[root].size for name, root in c.roots.items()}
 
     def empty(*size: int) -> Tensor:
@@ -76,6 +94,4 @@ def launch(
     what = Chunk(
         steps, lanes, {d: torch.ones(steps, lanes, 1, dtype=torch.bool) for d in distances}, seed=seed
     )
-    _, kept = loop.run(what, len(brought), tensors, True)
-    dy = [empty(steps, lanes, c.cell[at].size) for _, at in c.outputs]
-    loop.gradients_of(what, len(brought), tensors, kept, dy, [True] * len(tensors))
+    return what, len(brought), tensors

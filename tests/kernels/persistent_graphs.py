@@ -76,9 +76,14 @@ def of_cell(
     return {"inputs": inputs, "nodes": {"l": node}, "outputs": ["l"]}
 
 
-def network(source: Mapping[str, Any] | Graph, runner: str = "persistent", **options: Any) -> Network:
-    """A network in float64. Raises AssertionError when a loop with a state has another runner."""
-    net = Network(load_graph(source) if isinstance(source, Mapping) else source, runner=runner, **options)
+def network(
+    source: Mapping[str, Any] | Graph, runner: str = "persistent", together: bool = False, **options: Any
+) -> Network:
+    """A network in float64, whose loops run one by one. Raises AssertionError when a loop with a state has
+    another runner.
+    """
+    graph = load_graph(source) if isinstance(source, Mapping) else source
+    net = Network(graph, runner=runner, together=together, **options)
     net = net.double()
     for loop in net.loops:
         assert isinstance(loop, PersistentLoop) == (runner == "persistent"), loop.c.name
