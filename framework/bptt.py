@@ -19,10 +19,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.data import Batch
+from framework.data import Batch, Dataset
+from framework.errors import ConfigError
 from framework.evaluate import forward
 from framework.network import Network
 from framework.state import State
+
+
+def window_count(steps: int, dataset: Dataset, memory_chunk: int | None) -> int:
+    """h / h' of BPTT(h; h') for h = `steps` (0: h = h'); h' is the length of the dataset's chunks.
+
+    Raises ConfigError when h is no multiple of h', there are no streams, or what older steps were computed
+    with would be lost.
+    """
+    if not steps:
+        return 1
+    chunk = getattr(dataset, "chunk", 0)
+    if not dataset.carry or not chunk:
+        cause = f"data={dataset.name} is no stream: there are no older steps to walk back through"
+        raise ConfigError("train.bptt", cause, "Set data.streams where the data has it, or train.bptt=0.")
+    if steps % chunk:
+        cause = f"{steps} is no multiple of data.chunk={chunk}, the new steps of an update"
+        raise ConfigError("train.bptt", cause, f"Take {chunk * -(-steps // chunk)}, say.")
+    if memory_chunk is not None and steps > chunk:
+        cause = "older steps would be computed again, with other weights than they had"
+        raise ConfigError("memory_chunk", cause, "Leave it out: data.chunk bounds what an update runs.")
+    return steps // chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +106,14 @@ class Windows:
             reached = [(exits[n], g) for n, g in sent.items() if n in exits and exits[n].requires_grad]
         if full:
             self.last.popleft()  # it was walked for the last time
+
+    def held(self) -> list[Window]:
+        """The windows so far, to be put back should the next update fail."""
+        return list(self.last)
+
+    def put_back(self, windows: Sequence[Window]) -> None:
+        """Only for a checkpoint: what the failed update has walked for the last time cannot be walked again."""
+        self.last = deque(windows, self.depth)
 
     # What a checkpoint holds --------------------------------------------------------------------------
 

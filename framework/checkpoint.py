@@ -120,6 +120,11 @@ def weights_of(net: Weighted) -> dict[str, Tensor]:
     return {name: view.detach().cpu().clone() for name, view in net.weights().items()}
 
 
+def evaluated_weights(content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Of a checkpoint the weights that were evaluated: the averages where the run kept them (train.ema)."""
+    return content.get("averages") or content["weights"]
+
+
 def put_weights(net: Weighted, saved: Mapping[str, Tensor], place: str) -> None:
     """Write saved weights into a network of the same graph.
 

@@ -125,6 +125,9 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
             "patience",
             "clip",
             "warmup",
+            "bptt",
+            "weight_noise",
+            "ema",
             "plateau_patience",
             "min_lr",
             "eval_steps",
@@ -141,6 +144,11 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
         raise ConfigError(
             "train.plateau_factor", f"{train['plateau_factor']} lowers nothing", "Give 0.5, say."
         )
+    if not train["ema"] < 1:
+        raise ConfigError("train.ema", f"an average of decay {train['ema']} never moves", "Give 0.999, say.")
+    if train["rollback"] and train["schedule"] != "plateau":
+        cause = f"train.schedule={train['schedule']} never lowers the rate because of the metric"
+        raise ConfigError("train.rollback", cause, "Set train.schedule=plateau.")
     if not any(train[key] for key in ("epochs", "max_steps", "max_minutes", "patience")):
         raise ConfigError(
             "train",
@@ -149,6 +157,7 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
         )
     for place, value, known in (
         ("train.schedule", train["schedule"], ("constant", "plateau", "cosine")),
+        ("train.dtype", train["dtype"], ("float32", "bfloat16")),
         ("logger.mode", values["logger"]["mode"], ("none", "auto", "online", "offline")),
     ):
         if value not in known:

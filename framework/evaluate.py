@@ -8,7 +8,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from framework.data import Batch, Dataset, Split
+from framework.data import Batch, Dataset, Split, carries
 from framework.errors import ConfigError
 from framework.network import Network
 from framework.state import State
@@ -45,7 +45,7 @@ def evaluate(
     with torch.no_grad():
         for batch in itertools.islice(dataset.batches(split, 0), limit or None):
             y, last = forward(net, batch, state, device)
-            state = last if dataset.carry else None
+            state = last if carries(dataset, split) else None
             add(sums, task.measure(y, batch_to(batch, device)))
     net.train(training)
     if not sums:

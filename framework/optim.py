@@ -11,17 +11,43 @@ import torch
 from torch import Tensor
 
 from framework.errors import ConfigError
+from framework.network import Network
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
     "rmsprop": torch.optim.RMSprop,
+    "adadelta": torch.optim.Adadelta,
 }
 
 
-def make_optimizer(name: str, params: Iterable[Tensor], **options: Any) -> torch.optim.Optimizer:
+MATRICES = ("full", "block")  # weights that decay; what is left has one number a unit
+
+
+def decay_groups(net: Network, everything: bool = False) -> list[dict[str, Any]]:
+    """A network's parameters for an optimizer: matrices decay as it is told, the others only if `everything`.
+
+    A decay that pulls biases, diagonals, gains and initial values to 0 changes what a unit starts from and
+    bounds nothing.
+    """
+    if everything:
+        return [{"params": list(net.parameters())}]
+    kinds = {p.name: net.graph.weights[p.members[0][0]].kind for p in net.plan.packs.values()}
+    decays = {name: kind in MATRICES for name, kind in kinds.items()}
+    params = list(net.named_parameters())
+    return [
+        {"params": [p for name, p in params if decays[name]]},
+        {"params": [p for name, p in params if not decays[name]], "weight_decay": 0.0},
+    ]
+
+
+def make_optimizer(
+    name: str, params: Iterable[Tensor] | Iterable[dict[str, Any]], **options: Any
+) -> torch.optim.Optimizer:
     """The torch optimizer called `name` with its own options (lr, betas, weight_decay, ...).
+
+    params: tensors, or groups of them as `decay_groups` gives.
 
     Raises ConfigError for an unknown name or option, or a value that torch refuses.
     """

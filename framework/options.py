@@ -31,6 +31,7 @@ class Adam:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
     weight_decay: float = 0.0
+    decay_all: bool = False
 
 
 @dataclass
@@ -42,6 +43,7 @@ class SGD:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 0.0
+    decay_all: bool = False
 
 
 @dataclass
@@ -55,9 +57,28 @@ class RMSprop:
     momentum: float = 0.0
     centered: bool = False
     weight_decay: float = 0.0
+    decay_all: bool = False
 
 
-OPTIMIZERS: dict[str, type] = {"adam": Adam, "adamw": Adam, "sgd": SGD, "rmsprop": RMSprop}
+@dataclass
+class Adadelta:
+    """Options of adadelta; conf/optimizer."""
+
+    name: str = MISSING
+    lr: float = 1.0
+    rho: float = 0.9
+    eps: float = 1e-6
+    weight_decay: float = 0.0
+    decay_all: bool = False
+
+
+OPTIMIZERS: dict[str, type] = {
+    "adam": Adam,
+    "adamw": Adam,
+    "sgd": SGD,
+    "rmsprop": RMSprop,
+    "adadelta": Adadelta,
+}
 
 
 @dataclass
@@ -69,11 +90,16 @@ class TrainConfig:
     max_minutes: float = 0.0
     clip: float = 1.0
     accumulate: int = 1
+    bptt: int = 0
+    dtype: str = "float32"
+    weight_noise: float = 0.0
+    ema: float = 0.0
     patience: int = 0
     schedule: str = "plateau"
     warmup: int = 0
     plateau_factor: float = 0.5
     plateau_patience: int = 1
+    rollback: bool = False
     min_lr: float = 0.0
     eval_steps: int = 0
     eval_batches: int = 0

@@ -40,7 +40,7 @@ def restore(path: Path, changes: Iterable[str] = ()) -> Parts:
     content, note = checkpoint.load(path)
     if note:
         print(note, file=sys.stderr)
-    checkpoint.put_weights(parts.net, content["weights"], str(path))
+    checkpoint.put_weights(parts.net, checkpoint.evaluated_weights(content), str(path))
     parts.net.eval()
     return parts
 

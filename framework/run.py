@@ -11,11 +11,12 @@ import torch
 
 from framework import checkpoint
 from framework.assemble import Parts, assemble, check_writable
+from framework.bptt import window_count
 from framework.console import Console
 from framework.errors import ConfigError
 from framework.evaluate import evaluate
 from framework.logging import JsonLog, Logs, start_wandb
-from framework.optim import Schedule, make_optimizer
+from framework.optim import Schedule, decay_groups, make_optimizer
 from framework.report import Curves, final_summary
 from framework.trainer import Trainer
 
@@ -83,8 +84,9 @@ def run(
         min_lr=train.pop("min_lr"),
         better=parts.task.better,
     )
-    torch_optimizer = make_optimizer(params=parts.net.parameters(), **optimizer)
-    plan = str(parts.net.plan)
+    groups = decay_groups(parts.net, everything=optimizer.pop("decay_all"))
+    torch_optimizer = make_optimizer(params=groups, **optimizer)
+    windows = window_count(train.pop("bptt"), parts.dataset, memory_chunk)
     folder = resume_from.parent if resume_from else new_folder(runs, stamp, choices, run_dir)
     trainer = Trainer(
         parts.net,
@@ -94,9 +96,11 @@ def run(
         schedule,
         folder,
         device=parts.device,
-        extra={"config": config_text, "plan": plan},
+        windows=windows,
         **train,
     )
+    plan = str(trainer.compute.runs.plan)
+    trainer.extra = {"config": config_text, "plan": plan}
     if content is not None:
         trainer.load(content, str(resume_from))
         if note:
@@ -155,8 +159,10 @@ def _test(trainer: Trainer, logs: Logs, why: str) -> dict[str, float]:
     """Metrics on test with the best weights; the last record of a run."""
     best = trainer.folder / "best.pt"
     if best.exists():
-        checkpoint.put_weights(trainer.net, checkpoint.load(best)[0]["weights"], str(best))
-    test = evaluate(trainer.net, trainer.dataset, trainer.task, "test", device=trainer.device)
+        weights = checkpoint.evaluated_weights(checkpoint.load(best)[0])
+        checkpoint.put_weights(trainer.net, weights, str(best))
+    with trainer.compute.evaluated(average=not best.exists()) as net:
+        test = evaluate(net, trainer.dataset, trainer.task, "test", device=trainer.device)
     logs.write(
         {
             "kind": "end",
@@ -184,7 +190,7 @@ def _first_record(
         "data": parts.dataset.describe(),
         "weights": weight_count(parts),
         "plan": plan,
-        "predicted_bytes_per_frame": parts.net.plan.activation_bytes(1, 1),  # kept for the backward
+        "predicted_bytes_per_frame": trainer.compute.runs.plan.activation_bytes(1, 1),  # kept for the backward
         "seed": seed,
         "device": parts.device,
         "threads": torch.get_num_threads(),

@@ -7,12 +7,9 @@ to save and to stop, never what is computed.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,9 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from framework import checkpoint
+from framework.bptt import Windows
+from framework.compute import Compute
 from framework.data import Batch, Dataset
 from framework.errors import TrainingError
 from framework.evaluate import add, batch_to, evaluate, forward
+from framework.interrupt import noted
 from framework.logging import Logs, peak_bytes
 from framework.network import Network
 from framework.optim import Schedule
@@ -56,7 +56,9 @@ class Trainer:
     of the whole gradient (0: none). accumulate: batches per update, weighted by their scored frames, so that
     the update equals one large batch. patience: evaluations without a better metric before the run stops
     (0: never). eval_steps: updates between evaluations (0: at the end of each epoch); eval_batches: batches
-    of dev looked at (0: all). extra: what checkpoints also carry (config, plan).
+    of dev looked at (0: all). rollback: where the schedule lowers the rate, go back to the best weights.
+    windows: h / h' of BPTT(h; h'), where h' is the batches' length (1: truncated at each batch); dtype,
+    weight_noise, ema: see `Compute`. extra: what checkpoints also carry (config, plan).
     """
 
     def __init__(
@@ -74,6 +76,11 @@ class Trainer:
         clip: float = 1.0,
         accumulate: int = 1,
         patience: int = 0,
+        rollback: bool = False,
+        windows: int = 1,
+        dtype: str = "float32",
+        weight_noise: float = 0.0,
+        ema: float = 0.0,
         eval_steps: int = 0,
         eval_batches: int = 0,
         log_steps: int = 10,
@@ -88,6 +95,10 @@ class Trainer:
         self.eval_steps, self.eval_batches, self.log_steps = eval_steps, eval_batches, log_steps
         self.save_minutes, self.device = save_minutes, device
         self.extra = extra or {}
+        self.compute = Compute(net, dtype, weight_noise, ema)
+        self.windows = Windows(self.compute.runs, windows, device) if windows > 1 else None
+        self.rollback = rollback
+        self.best: dict[str, Any] | None = None  # what a rollback goes back to
         self.at = Position()
         self.logs: Logs  # given to fit
         self.state: State | None = None  # of the streams, when the dataset carries it
@@ -109,7 +120,7 @@ class Trainer:
         earlier = self.at.seconds
         if self.at.step == 0:
             self.save("last.pt")  # a run that is killed before its first checkpoint can be resumed, too
-        with self._signals():
+        with noted(self._interrupt):
             while not (why := self.over()):
                 count = self.dataset.count("train", self.at.epoch)
                 for batches in self._groups():
@@ -117,7 +128,8 @@ class Trainer:
                     self.at.seconds = earlier + time.perf_counter() - self.started
                     epoch_over = self.at.batch >= count
                     if epoch_over:
-                        self.at.epoch, self.at.batch, self.state = self.at.epoch + 1, 0, None
+                        self.at.epoch, self.at.batch = self.at.epoch + 1, 0
+                        self._break_streams()
                     if self.at.step % self.eval_steps == 0 if self.eval_steps else epoch_over:
                         self.evaluate()
                     if epoch_over or self._save_is_due():
@@ -131,18 +143,24 @@ class Trainer:
 
     def update(self, batches: list[Batch]) -> None:
         """One update of the weights: the mean loss over the scored frames of all `batches`."""
-        self.net.train()
-        self.net.profile = (self.at.step + 1) % self.log_steps == 0
-        before = checkpoint.random_state(), self.state
+        net = self.compute.runs
+        net.train()
+        net.profile = (self.at.step + 1) % self.log_steps == 0
+        before = checkpoint.random_state(), self.state, self.windows and self.windows.held()
         scored = max(sum(self.task.count(batch) for batch in batches), 1)
         loss = torch.zeros((), device=self.device)
         self.optimizer.zero_grad(set_to_none=True)
         sums = []
         for batch in batches:
-            y, state = forward(self.net, batch, self.state, self.device)
+            self.compute.prepare()
+            if self.windows is None:
+                y, state = forward(net, batch, self.state, self.device)
+            else:
+                y, state = self.windows.forward(batch, self.state)
             sums.append(self.task.measure(y, batch_to(batch, self.device)))
             part = sums[-1]["loss"] / scored
-            part.backward()
+            part.backward() if self.windows is None else self.windows.backward(part)
+            self.compute.collect()
             loss += part.detach()
             self.state = state.detach() if self.dataset.carry else None
         limit = self.clip or math.inf
@@ -154,6 +172,7 @@ class Trainer:
         self.optimizer.step()
 
         self.at.step += 1
+        self.compute.updated(self.at.step)
         self.at.batch += len(batches)
         self.at.frames += sum(int(batch.lengths.sum()) for batch in batches)
         for part in sums:
@@ -165,14 +184,10 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Metrics on dev: they go to the log, the schedule, and decide what is best."""
         begun = time.perf_counter()
-        metrics = evaluate(
-            self.net,
-            self.dataset,
-            self.task,
-            "dev",
-            device=self.device,
-            limit=self.eval_batches,
-        )
+        with self.compute.evaluated() as net:
+            metrics = evaluate(
+                net, self.dataset, self.task, "dev", device=self.device, limit=self.eval_batches
+            )
         value, at = metrics[self.task.metric], self.at
         lower = self.schedule.evaluated(value)
         record = {
@@ -192,7 +207,12 @@ class Trainer:
         at.history.append({key: record[key] for key in ("step", "epoch", *metrics)})
         self.logs.write(record | {"best": improved} | ({"lr_lowered": True} if lower else {}))
         if improved:
+            if self.rollback:
+                self.best = self._model()
             self.save("best.pt")
+        if lower and self.rollback and self.best is not None:
+            self._put_model(self.best, "the best weights")
+            self._break_streams(keep_state=True)
         # Time spent here is not the updates': frames/s would fall at every evaluation.
         self.logged += time.perf_counter() - begun
         return metrics
@@ -221,7 +241,7 @@ class Trainer:
         """A step record: means since the last one."""
         now = time.perf_counter()
         seconds, steps = max(now - self.logged, 1e-9), self.at.step - self.logged_step
-        timing = getattr(self.net, "timing", None) or {}
+        timing = getattr(self.compute.runs, "timing", None) or {}
         self.logs.write(
             {
                 "kind": "step",
@@ -251,12 +271,13 @@ class Trainer:
             self.folder / name,
             {
                 **self.extra,
-                "weights": checkpoint.weights_of(self.net),
-                "optimizer": checkpoint.optimizer_state(self.net, self.optimizer),
+                **self._model(),
+                "best": self.best,
                 "schedule": self.schedule.state(),
                 "position": dataclasses.asdict(self.at),
                 "sums": {key: value.cpu() for key, value in self.sums.items()},
                 "state": None if self.state is None else self.state.tensors(),
+                "windows": [] if self.windows is None else self.windows.state(),
                 "random": checkpoint.random_state(),
                 "log_bytes": self.logs.position(),
             },
@@ -266,22 +287,47 @@ class Trainer:
 
     def load(self, content: dict[str, Any], place: str) -> None:
         """Go on from a checkpoint's content; `place` names it in the ConfigError of another model's."""
-        checkpoint.put_weights(self.net, content["weights"], place)
-        checkpoint.put_optimizer_state(self.net, self.optimizer, content["optimizer"])
+        self._put_model(content, place)
+        self.best = content.get("best") if self.rollback else None
         self.schedule.load(content["schedule"])
         self.at = Position(**content["position"])
         self.sums = {key: value.to(self.device) for key, value in content["sums"].items()}
         if (state := content["state"]) is not None:
-            self.state = self.net.load_state({key: value.to(self.device) for key, value in state.items()})
+            state = {key: value.to(self.device) for key, value in state.items()}
+            self.state = self.compute.runs.load_state(state)
+        if self.windows is not None:
+            self.windows.load(content.get("windows", []))
         checkpoint.put_random_state(content["random"])
+
+    def _model(self) -> dict[str, Any]:
+        """The weights, their averages and what the optimizer keeps of them, as a checkpoint holds them."""
+        return {
+            "weights": checkpoint.weights_of(self.net),
+            "averages": self.compute.averages(),
+            "optimizer": checkpoint.optimizer_state(self.net, self.optimizer),
+        }
+
+    def _put_model(self, content: dict[str, Any], place: str) -> None:
+        checkpoint.put_weights(self.net, content["weights"], place)
+        self.compute.put_averages(content.get("averages"))
+        checkpoint.put_optimizer_state(self.net, self.optimizer, content["optimizer"])
+
+    def _break_streams(self, keep_state: bool = False) -> None:
+        """Older steps are not walked back through any more; the carried state stays only if told."""
+        if not keep_state:
+            self.state = None
+        if self.windows is not None:
+            self.windows.clear()
 
     def _save_is_due(self) -> bool:
         return bool(self.save_minutes) and time.perf_counter() - self.saved >= 60 * self.save_minutes
 
     def _stop_at_nan(self, loss: float, norm: float, before: tuple, batches: list[Batch]) -> NoReturn:
         """End the run. The weights are still those before this update: they are saved, if they are good."""
-        random, self.state = before
+        random, self.state, windows = before
         checkpoint.put_random_state(random)
+        if self.windows is not None:
+            self.windows.put_back(windows)
         self.save("last.pt")
         names = ", ".join(itertools.islice((name for batch in batches for name in batch.ids), 4))
         what = "loss" if not math.isfinite(loss) else "gradient"
@@ -295,24 +341,6 @@ class Trainer:
             "optimizer.lr or train.clip.",
         )
 
-    @contextlib.contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _interrupt(self, name: str) -> None:
         """Ctrl-C and SIGTERM end the run after the current update; a second one at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        names = (signal.SIGINT, signal.SIGTERM)
-        old = {number: signal.getsignal(number) for number in names}
-
-        def note(number: int, frame: Any) -> None:
-            self.interrupted = f"interrupted by {signal.Signals(number).name}"
-            for each in names:
-                signal.signal(each, old[each])
-
-        for number in names:
-            signal.signal(number, note)
-        try:
-            yield
-        finally:
-            for number in names:
-                signal.signal(number, old[number])
+        self.interrupted = f"interrupted by {name}"

@@ -35,6 +35,11 @@ class Batch:
     targets: Tensor | None = None
 
 
+def carries(dataset: Dataset, split: Split) -> bool:
+    """Whether the batches of a split continue each other: those of dev and test may not (`eval_carry`)."""
+    return dataset.carry if split == "train" else getattr(dataset, "eval_carry", dataset.carry)
+
+
 @runtime_checkable
 class Dataset(Protocol):
     """What a trainer needs of a dataset.
