@@ -1,46 +1,22 @@
-"""How long loading and planning take, and how they grow with the graph.
+"""How long loading and planning take, and how they grow with the graph, in ten shapes of graphs.
 
-    python -m scripts.bench.planning [--sizes 100,1000,10000] [--repeat 3] [--shapes chain,ring] [--profile]
-                                     [--out scripts/bench/results/planning.jsonl]
-
-For each shape and number of nodes: milliseconds of CPU time (the best of --repeat) to load the graph from a
-dict, to plan it, and to write the plan as text; what else runs disturbs CPU time less than the time on the
-clock. The slope is that of log(time) over log(nodes) between the two largest sizes: 1 is linear growth. The
-first line says how fast this machine counts, to compare with. --profile prints where planning the largest
-graph of each shape spends its time.
+Times are CPU time: what else runs disturbs it less than time on the clock.
 """
 
 from __future__ import annotations
 
-import argparse
-import cProfile
 import gc
-import json
-import math
-import platform
-import pstats
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from framework.load import load_graph
 from framework.plan import make_plan
+from scripts.bench.bench import Bench, Entrant
+from scripts.bench.cases import Case
+from scripts.bench.rows import Row
 
 Spec = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """Milliseconds for one graph of `nodes` nodes."""
-
-    shape: str
-    nodes: int
-    load_ms: float
-    plan_ms: float
-    text_ms: float
 
 
 def graph(nodes: Spec, outputs: Sequence[str], **more: Any) -> Spec:
@@ -115,95 +91,31 @@ def fed_back(n: int) -> Spec:
 
 
 SHAPES: dict[str, Callable[[int], Spec]] = {
-    f.__name__: f
-    for f in (chain, loops, ring, delays, states, wide, wide_loops, gates, lstms, fed_back)
+    f.__name__: f for f in (chain, loops, ring, delays, states, wide, wide_loops, gates, lstms, fed_back)
 }
 
 
-def seconds(run: Callable[[], Any], repeat: int) -> tuple[float, Any]:
-    """The best time of `repeat` runs, and what the last one returned."""
-    best, out = math.inf, None
-    for _ in range(repeat):
+def milliseconds(run: Callable[[], Any], turns: int) -> tuple[list[float], Any]:
+    """CPU time of each of `turns` runs, and what the last one returned."""
+    found: list[float] = []
+    out = None
+    for _ in range(turns):
         out = None
         gc.collect()
         start = time.process_time()
         out = run()
-        best = min(best, time.process_time() - start)
-    return best, out
+        found.append(1e3 * (time.process_time() - start))
+    return found, out
 
 
-def measure(shape: str, n: int, repeat: int) -> Row:
-    """One row of the table."""
-    spec = SHAPES[shape](n)
-    load, made = seconds(lambda: load_graph(spec), repeat)
-    plan, planned = seconds(lambda: make_plan(made), repeat)
-    text, _ = seconds(lambda: str(planned), 1)
-    return Row(shape, len(made.nodes), 1e3 * load, 1e3 * plan, 1e3 * text)
-
-
-def slope(rows: Sequence[Row], column: str) -> float:
-    """Growth between the two largest sizes: 1 is linear."""
-    a, b = sorted(rows, key=lambda row: row.nodes)[-2:]
-    return math.log(getattr(b, column) / getattr(a, column)) / math.log(b.nodes / a.nodes)
-
-
-def profile(shape: str, n: int) -> None:
-    """Where planning spends its time."""
-    made = load_graph(SHAPES[shape](n))
-    profiler = cProfile.Profile()
-    profiler.runcall(make_plan, made)
-    pstats.Stats(profiler).sort_stats("tottime").print_stats(12)
-
-
-def counting() -> int:
-    """Ten million additions."""
-    total = 0
-    for i in range(10_000_000):
-        total += i
-    return total
-
-
-def write(path: Path, rows: Sequence[Row], count_ms: float) -> None:
-    """Append the rows as JSON lines, with what they were measured on."""
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    where = {"commit": git.stdout.strip(), "python": platform.python_version(), "count_ms": count_ms}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(asdict(row) | where) + "\n" for row in rows)
-
-
-def main() -> None:
-    """Print the table."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--sizes", default="100,1000,10000")
-    p.add_argument("--shapes", default=",".join(SHAPES))
-    p.add_argument("--repeat", type=int, default=3)
-    p.add_argument("--profile", action="store_true")
-    p.add_argument("--out", type=Path)
-    asked = p.parse_args()
-    sizes = [int(n) for n in asked.sizes.split(",")]
-    everything: list[Row] = []
-    count_ms = 1e3 * seconds(counting, asked.repeat)[0]
-    print(f"python {platform.python_version()} counts to ten million in {count_ms:.0f} ms here")
-    columns = ("load_ms", "plan_ms", "text_ms")
-    heads = "".join(f"{c.replace('_', ' '):>10s}" for c in columns)
-    print(f"{'shape':12s} {'nodes':>7s}{heads}   slopes")
-    for shape in asked.shapes.split(","):
-        rows: list[Row] = []
-        for n in sizes:
-            row = measure(shape, n, asked.repeat)
-            rows.append(row)
-            end = ""
-            if len(rows) == len(sizes) > 1:
-                end = " ".join(f"{slope(rows, c):5.2f}" for c in columns)
-            times = "".join(f"{getattr(row, c):10.1f}" for c in columns)
-            print(f"{shape:12s} {row.nodes:7d}{times}   {end}".rstrip(), flush=True)
-        everything += rows
-        if asked.profile:
-            profile(shape, max(sizes))
-    if asked.out:
-        write(asked.out, everything, count_ms)
-
-
-if __name__ == "__main__":
-    main()
+def planning(case: Case, bench: Bench) -> list[Row]:
+    """The row of one graph; options: shape, nodes. Its time is that of planning; figures: load and text."""
+    turns = 1 if bench.tiny else 3
+    spec = SHAPES[str(case.option("shape"))](int(case.option("nodes")))
+    load, made = milliseconds(lambda: load_graph(spec), turns)
+    plan, planned = milliseconds(lambda: make_plan(made), turns)
+    text, _ = milliseconds(lambda: str(planned), 1)
+    figures = {"nodes": len(made.nodes), "load_ms": round(min(load), 3), "text_ms": round(min(text), 3)}
+    name = case.systems[0]
+    one = Entrant(name, name, bench.version)
+    return [bench.row(case, one, "plan", {name: plan}, (0.0, 0.0), figures=figures)]

@@ -23,14 +23,14 @@ class Row:
     """One system in one pass of one case. Times are milliseconds of a whole call, bytes are bytes.
 
     code: a hash of the files that decide our speed, which rows of one state share whatever the commit is
-    called. system, version: what was timed. table, case: where it belongs; options: what of a case has no
-    column (chunk, memory, directions, ...). seed: of weights and data; turns: rounds in which all systems of
+    called. system, version: what was timed; entry: its name in the case. table, case: where it belongs;
+    options: what of a case has no column. seed: of weights and data; turns: rounds in which all systems of
     the case took their turn. ratios: other system of the same rounds -> median over the rounds of its time
     over ours (above 1: this one is faster). flops, bytes: arithmetic and least traffic of one call, which are
     the same for all systems of a case; floor_ms: below which this machine cannot get, from its measured
     ceilings; limit: floor_ms over p50_ms. peak_bytes: tensors alive at once beyond those before the call,
     None where nobody counts them. predicted_ms: by the model of cost. figures: what only one table has.
-    errors: result -> relative error against float64.
+    errors: result -> relative error against float64. declined: entry -> why it took no part in the case.
     """
 
     date: str
@@ -47,6 +47,7 @@ class Row:
     table: str
     case: str
     system: str
+    entry: str
     version: str
     dtype: str
     T: int
@@ -76,6 +77,7 @@ class Row:
     options: dict[str, str | int | float | bool] = field(default_factory=dict)
     figures: dict[str, float | str | None] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
+    declined: dict[str, str] = field(default_factory=dict)
     format: int = FORMAT
 
     def __post_init__(self) -> None:
