@@ -22,7 +22,12 @@ KINDS = [torch.float32, *HALVES]
 WIDE = [
     (runner, cell, *at, kind) for runner, cell in KERNELS for at in RUNNERS[runner].wide for kind in HALVES
 ]
-SIZES = [(runner, cell, *at) for runner, cell in KERNELS for at in RUNNERS[runner].sizes]
+SIZES = [
+    (runner, cell, lanes, size)
+    for runner, cell in KERNELS
+    for lanes, size in RUNNERS[runner].sizes
+    if size > 1 or cell != "scrn"  # a part of its units are slow ones: there must be two
+]
 MODELS = [
     (runner, name)
     for name in yaml_names(CONF / "model")

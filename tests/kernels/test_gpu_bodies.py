@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from framework import Network
+from framework import Network, make_plan
 from framework.cells import CONF, yaml_names
+from framework.choose import TABLE
+from framework.machine import Machine, machine
 from kernels.persistent_layout import Layout
 from tests.compare import Results
-from tests.gpu import bodies, cases, product_bodies
+from tests.gpu import bodies, cases, product_bodies, test_large, test_networks
 from tests.interpreter import concurrent
 
 ROOT = Path(__file__).parents[2]
@@ -32,8 +34,66 @@ def poison() -> Iterator[None]:
         yield
 
 
-def test_every_shared_cell_is_there():
+def test_every_shared_cell_and_runner_is_there():
     assert sorted(cases.DENSE + cases.ELEMENTWISE) == yaml_names(CONF / "cell")
+    named = {r.name for r in TABLE if not r.devices or "cuda" in r.devices}
+    assert set(cases.RUNNERS) == named - {"torch-fused"}  # which has a file of its own
+
+
+def networks() -> Iterator[tuple[str, str, int, torch.dtype]]:
+    """Runner, cell, units and dtype of the tests on a GPU."""
+    for runner, cell in cases.PAIRS:
+        yield runner, cell, cases.RUNNERS[runner].units, torch.float32
+    for runner, cell, _, size in test_networks.SIZES:
+        yield runner, cell, size, torch.float32
+    for runner, cell, _, size, kind in [*test_networks.WIDE, *test_large.LARGE]:
+        yield runner, cell, size, kind
+
+
+def test_every_graph_can_be_made():
+    for cell, size in {(cell, size) for _, cell, size, _ in networks()}:
+        assert cases.graph_of(cell, size, 24).outputs, (cell, size)
+
+
+@pytest.mark.slow
+def test_every_loop_is_taken_on_an_h100():
+    """By the runner that the test is about, so that none of them fails for want of a kernel."""
+    kinds = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    for runner, cell, size, kind in set(networks()):
+        where = machine("cuda", "sm_90", kinds[kind])
+        cases.check_taken(make_plan(cases.graph_of(cell, size, 24), runner=runner, device=where), runner)
+
+
+def test_what_is_too_large_for_a_small_gpu_is_skipped():
+    graph, ends = (
+        cases.graph_of("lstm", 4),
+        {99: pytest.skip.Exception, 0: AssertionError, 227: AssertionError},
+    )
+    for shared, outcome in ends.items():
+        where = Machine("cuda", "sm_90", shared=shared << 10, units=40)
+        with pytest.raises(outcome, match="elementwise"):
+            cases.check_taken(make_plan(graph, runner="elementwise", device=where), "elementwise")
+
+
+@pytest.mark.parametrize(("units", "runner"), [(8, "persistent"), (50_000, "torch")])
+def test_auto_may_be_anything_but_torch_on_a_gpu(units: int, runner: str):
+    where = machine("cuda", "sm_90", "fp16")
+    plan = make_plan(cases.graph_of("rnn_tanh", units), device=where)
+    assert plan.choices[0].runner == runner
+    if runner == "torch":
+        with pytest.raises(AssertionError, match="l/h"):
+            cases.check_taken(plan, "auto")
+    else:
+        cases.check_taken(plan, "auto")
+
+
+def test_a_short_check_has_some_of_everything():
+    """`some` takes every runner, and 16-bit dtype; the rest is marked slow."""
+    for rows in (test_networks.WIDE, test_networks.SIZES, test_large.LARGE):
+        chosen = [row for row in cases.some(rows, 9, 4) if not hasattr(row, "marks")]
+        assert len(chosen) == len(range(4, len(rows), 9))
+        assert {row[0] for row in chosen} == {row[0] for row in rows}
+        assert {row[-1] for row in chosen if len(row) > 4} == {row[-1] for row in rows if len(row) > 4}
 
 
 @pytest.mark.parametrize(
