@@ -122,6 +122,10 @@ def cell_loop(case: Case, device: str) -> System:
     return System(f"nn.{kind}Cell loop", torch.__version__, loop, loop, links)
 
 
+# Buffers of compiled code are not made by ops that a counter sees, and torch's scan lets no counter in.
+UNCOUNTED = ("compiled loop", "torch scan")
+
+
 def way(name: str) -> Build:
     """A loop over the step of the cell as one writes it first."""
 
@@ -131,8 +135,7 @@ def way(name: str) -> Build:
         step = STEPS[case.cell]
         module = Layers(step, case.F, case.H, name, case.layers, case.bidirectional, case.input_product)
         module = module.to(device, case.kind)
-        # Buffers of compiled code are not made by ops that a counter sees.
-        return System(name, torch.__version__, module, module, module.links(), name != "compiled loop")
+        return System(name, torch.__version__, module, module, module.links(), name not in UNCOUNTED)
 
     return build
 

@@ -89,13 +89,14 @@ def tiny(case: Case) -> Case:
     return replace(case, **small, options=options)
 
 
-def measure(todo: Sequence[Case], bench: Bench, out: Path, end: float) -> list[str]:
-    """Measure and append the rows of each case; what went wrong, in words."""
+def measure(todo: Sequence[Case], bench: Bench, out: Path, end: float) -> tuple[list[str], int]:
+    """Measure and append the rows of each case; what went wrong, in words, and how many cases are left."""
     problems: list[str] = []
     for number, case in enumerate(todo, 1):
         if time.perf_counter() > end:
-            print(f"The time is over, {len(todo) - number + 1} cases are left. Run it again to go on.")
-            break
+            left = len(todo) - number + 1
+            print(f"The time is over, {left} cases are left. Run it again to go on.")
+            return problems, left
         begun = time.perf_counter()
         try:
             found = MEASURES[case.what](case, bench)
@@ -113,11 +114,11 @@ def measure(todo: Sequence[Case], bench: Bench, out: Path, end: float) -> list[s
                 bench.device.check()
             except RuntimeError as error:
                 problems.append(f"the device does not answer any more ({error}): nothing after that ran")
-                break
+                return problems, 0
             continue
         rows.append(out, found)
         print(f"{number}/{len(todo)} {case}: {time.perf_counter() - begun:.1f} s{shown(found)}", flush=True)
-    return problems
+    return problems, 0
 
 
 def shown(found: Sequence[rows.Row]) -> str:
@@ -171,7 +172,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what is missing. Returns 1 when a case was refused or raised, 2 for wrong options."""
+    """Measure what is missing. Returns 1 when a case was refused or raised, 2 for wrong options, 75 when the
+    time was over before all was measured.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     args = parse(given)
     begun = time.perf_counter()
@@ -202,9 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dtypes = {c.kind for c in todo}
     machine = limits.measure(device.kind, dtypes, *((0.0, 0.05) if args.tiny else (0.3,)))
     bench = Bench(device, 0.0 if args.tiny else args.seconds, info, machine, args.tiny)
-    problems = measure(todo, bench, args.out, begun + 60 * args.minutes)
+    problems, left = measure(todo, bench, args.out, begun + 60 * args.minutes)
     print("\n".join(problems), file=sys.stderr, end="\n" if problems else "")
-    return 1 if problems else 0
+    return 1 if problems else 75 if left else 0
 
 
 if __name__ == "__main__":
