@@ -112,7 +112,7 @@ class Windows:
         return list(self.last)
 
     def put_back(self, windows: Sequence[Window]) -> None:
-        """Only for a checkpoint: what the failed update has walked for the last time cannot be walked again."""
+        """For a checkpoint alone: what was walked for the last time cannot be walked again."""
         self.last = deque(windows, self.depth)
 
     # What a checkpoint holds --------------------------------------------------------------------------

@@ -190,7 +190,7 @@ def _first_record(
         "data": parts.dataset.describe(),
         "weights": weight_count(parts),
         "plan": plan,
-        "predicted_bytes_per_frame": trainer.compute.runs.plan.activation_bytes(1, 1),  # kept for the backward
+        "predicted_bytes_per_frame": trainer.compute.runs.plan.activation_bytes(1, 1),  # for the backward
         "seed": seed,
         "device": parts.device,
         "threads": torch.get_num_threads(),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from framework.component import Component
 from framework.errors import ConfigError
 from framework.masks import key_of
-from framework.runners.elementwise_code import backward_code, forward_code, widened
+from framework.runners.elementwise_code import NOW, backward_code, forward_code, widened
 from framework.runners.loop import Chunk, Kept, LoopRunner
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ class ElementwiseLoop(LoopRunner):
     def code(self, chunk: Chunk, given: frozenset[int] | None = None) -> tuple[Any, ModuleType]:
         """Generated source and its module: forward, or backward of the outputs `given`."""
         masked, training = bool(chunk.masks), chunk.seed is not None and bool(self.keys)
-        known = self._code.get((masked, training, given))
+        again = given is not None and self.again(chunk)
+        known = self._code.get((masked, training, given, again))
         if known is None:
             from kernels.codegen import label_of
             from kernels.elementwise import compile_code
@@ -63,9 +65,16 @@ class ElementwiseLoop(LoopRunner):
             if given is None:
                 code = forward_code(self.wide, masked, training)
             else:
-                code = backward_code(self.wide, masked, given, training)
-            known = self._code[masked, training, given] = (code, compile_code(code, label_of(self.c.roots)))
+                code = backward_code(self.wide, masked, given, training, again)
+            known = self._code[masked, training, given, again] = (
+                code,
+                compile_code(code, label_of(self.c.roots)),
+            )
         return known
+
+    def again(self, chunk: Chunk) -> bool:
+        """Whether a backward needs the weights as they were, too."""
+        return chunk.copies is not None and bool(self.singles)
 
     def run(
         self, chunk: Chunk, n_ext: int, tensors: Sequence[Tensor], train: bool
@@ -101,7 +110,14 @@ class ElementwiseLoop(LoopRunner):
         wanted: Sequence[bool],
     ) -> Sequence[Tensor | None]:
         """See `LoopRunner.gradients_of`."""
-        return self.gradients(chunk, self.outer(chunk, n_ext, tensors, kept), dy)
+        outer = self.outer(chunk, n_ext, tensors, kept)
+        if not self.again(chunk):
+            return self.gradients(chunk, outer, dy)
+        later = {f"{name}{NOW}": w for name, w in outer.par.items()}
+        first = bool(self.c.targets) + n_ext
+        now = dict(zip(self.singles, tensors[first : first + len(self.singles)], strict=True))
+        then = {name: chunk.then(w).expand(self.units).contiguous() for name, w in now.items()}
+        return self.gradients(chunk, replace(outer, par=then | later), dy)
 
     def launches(self) -> Any:
         """The module that launches: its run_forward and run_backward."""
@@ -179,8 +195,8 @@ class ElementwiseLoop(LoopRunner):
             g = found.ext.get(i)
             out.append(g if g is None or g.shape == x.shape else g.sum(-1, keepdim=True))
         sizes = {op.name: op.size for op in c.cell if op.kind == "param"}
-        for name, w in outer.par.items():
-            g = found.par.get(name)
+        for name in self.singles:
+            w, g = outer.par[name], found.par.get(name)
             out.append(g if g is None else (g if sizes[name] == w.numel() else g.sum(0, True)).to(w.dtype))
         return [*out, *self._boundaries(chunk, outer, found), *self._initial(outer, found)]
 

@@ -10,7 +10,13 @@ from typing import Any
 
 from framework.cell import Builder
 from framework.component import Component
-from framework.runners.elementwise_code import FORMS, backward_code, forward_code, with_masks
+from framework.runners.elementwise_code import (
+    FORMS,
+    backward_code,
+    forward_code,
+    with_masks,
+    with_weights_of_now,
+)
 from framework.runners.loop import Chunk
 from framework.runners.triton_elementwise import ElementwiseLoop
 
@@ -49,21 +55,25 @@ class ScanLoop(ElementwiseLoop):
     def code(self, chunk: Chunk, given: frozenset[int] | None = None) -> tuple[Any, ModuleType]:
         """As `ElementwiseLoop.code`; the module also has the factor of the state, slope_fwd or slope_bwd."""
         masked, training = bool(chunk.masks), chunk.seed is not None and bool(self.keys)
-        known = self._code.get((masked, training, given))
+        again = given is not None and self.again(chunk)
+        known = self._code.get((masked, training, given, again))
         if known is None:
             from kernels.codegen import label_of
             from kernels.elementwise import compile_code
             from kernels.elementwise_source import with_slope
 
             b, at = slope_of(self.wide)
-            ops = with_masks(self.wide, b.ops, training)
+            own = with_weights_of_now(b.ops, len(self.wide.cell)) if again else b.ops
+            ops = with_masks(self.wide, own, training)
             if given is None:
                 code = with_slope(forward_code(self.wide, masked, training), "slope_fwd", ops, at, FORMS)
             else:
-                code = with_slope(
-                    backward_code(self.wide, masked, given, training), "slope_bwd", ops, at, FORMS
-                )
-            known = self._code[masked, training, given] = (code, compile_code(code, label_of(self.c.roots)))
+                code = backward_code(self.wide, masked, given, training, again)
+                code = with_slope(code, "slope_bwd", ops, at, FORMS)
+            known = self._code[masked, training, given, again] = (
+                code,
+                compile_code(code, label_of(self.c.roots)),
+            )
         return known
 
     def launches(self) -> Any:

@@ -11,7 +11,7 @@ from framework.data import Batch
 from tests import oracle
 
 STEPS = 3  # h'
-UPDATES = 5
+UPDATES = 4
 LANES = 2
 RATE = 0.3  # the weights move far, so that a derivative by older ones, or values by newer ones, show
 
@@ -63,8 +63,9 @@ class Definition:
 
 
 CASES = {
-    "lstm_peephole": {"cell": "lstm_peephole"},
-    "gru": {"cell": "gru"},
+    "lstm_peephole": {"cell": "lstm_peephole", "layers": 2},
+    "lstm": {"cell": "lstm"},
+    "gru": {"cell": "gru", "layers": 2},
     "gru_cudnn": {"cell": "gru_cudnn"},
     "lstm_norm": {"cell": "lstm_norm"},
     "indrnn": {"cell": "indrnn"},
@@ -75,6 +76,11 @@ CASES = {
         "b": "sigmoid(full(a) + full(a[t-2]) + block(b[t-1], 2)) * x2[t-1]",
         "x2": "tanh(full(x[t-5]) + bias)",
     },
+    "diagonal": {
+        "h": "g * h[t-1] + (1 - g) * tanh(full(x) + diag(h[t-1]) * 3)",
+        "g": "sigmoid(full(x) + diag(h[t-1]) * 3 + bias)",
+    },
+    "linear": {"h": "diag(h[t-1]) * 0.5 * sigmoid(full(x)) + tanh(full(x) + bias)"},
     "learned": {"a": "tanh(full(x) + full(a[t-2]) + bias)", "init": {"a": "learned"}},
 }
 
@@ -83,9 +89,9 @@ def graph_of(case):
     spec = dict(CASES[case])
     nodes, init = {}, spec.pop("init", {})
     if "cell" in spec:
-        layers = (("l1", 4, "x"), ("l2", 6, "l1"))
+        layers = [("l1", 4, "x"), ("l2", 6, "l1")][: spec.get("layers", 1)]
         nodes = {n: {"cell": spec["cell"], "size": size, "in": source} for n, size, source in layers}
-        last = "l2"
+        last = layers[-1][0]
     else:
         nodes = {n: {"size": 4, "is": text} for n, text in spec.items()}
         for n, value in init.items():
@@ -171,3 +177,66 @@ def test_gradients_are_those_of_the_definition_everywhere(case, depth, memory):
         check(case, depth, "save", "none")
     else:
         check(case, depth, memory)
+
+
+# Rounding of float32: sums of some tens of terms, three windows deep. Weights of the wrong time show at 1e-3.
+FLOAT32 = 1e-5
+KERNELS = [
+    ("diagonal", "elementwise", "save"),
+    ("delays", "persistent", "save"),
+    pytest.param("linear", "scan", "save", marks=pytest.mark.slow),
+    pytest.param("diagonal", "elementwise", "recompute", marks=pytest.mark.slow),
+    pytest.param("diagonal", "persistent", "recompute", marks=pytest.mark.slow),
+    pytest.param("lstm_peephole", "persistent", "recompute", marks=pytest.mark.slow),
+    pytest.param("gru_cudnn", "persistent", "save", marks=pytest.mark.slow),
+    pytest.param("learned", "persistent", "save", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("case", "runner", "memory"), KERNELS)
+def test_kernels_know_both_weights(case, runner, memory):
+    torch.manual_seed(1)
+    net = Network(graph_of(case), runner=runner, memory=memory)
+    assert {choice.runner for choice in net.plan.choices} == {runner}
+    compare(train(net, 2), FLOAT32)
+
+
+def test_weights_of_the_wrong_time_are_told_apart():
+    """The tests above would see derivatives by the weights of the forward."""
+    torch.manual_seed(1)
+    net = Network(graph_of("gru"), runner="torch").double()
+    with patch("framework.bptt._hold", lambda x, weights: x.clone()):
+        with pytest.raises(AssertionError, match="update 1"):
+            compare(train(net, 2), FLOAT32)
+
+
+def test_torchs_own_routines_leave_such_calls_to_others():
+    torch.manual_seed(1)
+    net = Network(graph_of("lstm"), runner="torch-fused").double()
+    assert {choice.runner for choice in net.plan.choices} == {"torch-fused"}
+    compare(train(net, 2, resets=False), 1e-11)
+
+
+def test_random_masks_are_those_of_their_window():
+    """With weights that stay, the gradient is that of the windows run as one chain under autograd."""
+    nodes = {
+        "h": {"size": 5, "is": "zoneout(tanh(full(x) + full(h[t-1]) + bias), h[t-1], 0.3)"},
+        "y": {"size": 2, "is": "full(dropout(h, 0.4))"},
+    }
+    net = Network({"inputs": {"x": {"size": 3}}, "nodes": nodes, "outputs": ["y"]}).double()
+    x = torch.randn(3, STEPS, LANES, 3, dtype=torch.float64)
+    torch.manual_seed(5)
+    windows, state = Windows(net, 2), None
+    for part in x:
+        net.zero_grad()
+        y, state = windows.forward(Batch(part, part, torch.full((LANES,), STEPS), None, ()), state)
+        windows.backward(y.square().sum())
+    found = {name: g.clone() for name, g in net.grads().items()}
+    torch.manual_seed(5)
+    net.zero_grad()
+    _, state = net(x[0])
+    _, state = net(x[1], state.detach())
+    y, _ = net(x[2], state)
+    y.square().sum().backward()
+    for name, g in net.grads().items():
+        torch.testing.assert_close(found[name], g, rtol=1e-12, atol=1e-14)
