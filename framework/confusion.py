@@ -7,7 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from framework.data import Dataset, Split
+from framework.align import Errors, count_errors
+from framework.ctc import Ctc
+from framework.data import Dataset, Split, carries
 from framework.evaluate import batch_to, forward
 from framework.network import Network
 
@@ -25,7 +27,7 @@ def confusion(net: Network, dataset: Dataset, split: Split, *, device: str = "cp
     with torch.no_grad():
         for batch in dataset.batches(split, 0):
             y, last = forward(net, batch, state, device)
-            state = last if dataset.carry else None
+            state = last if carries(dataset, split) else None
             truth = batch_to(batch, device).y
             truth = torch.where(truth >= 0, fold[truth.clamp(min=0)], -1)
             answer = fold[y.argmax(-1)]
@@ -35,12 +37,35 @@ def confusion(net: Network, dataset: Dataset, split: Split, *, device: str = "cp
     return counts.view(classes, classes).cpu()
 
 
+def label_confusion(
+    net: Network, dataset: Dataset, task: Ctc, split: Split, *, device: str = "cpu"
+) -> tuple[Tensor, Errors]:
+    """Aligned labels by true one (row) and answered one (column), and the errors by kind.
+
+    [classes + 1, classes + 1] int64: the last column holds deletions, the last row insertions.
+    """
+    nothing = len(confusion_labels(dataset))
+    counts = torch.zeros(nothing + 1, nothing + 1, dtype=torch.int64)
+    errors = Errors()
+    net.eval()
+    with torch.no_grad():
+        for batch in dataset.batches(split, 0):
+            y, _ = forward(net, batch, None, device)
+            for pairs in task.alignments(y.float().log_softmax(-1), batch):
+                errors += count_errors(pairs)
+                for wanted, said in pairs:
+                    counts[nothing if wanted is None else wanted, nothing if said is None else said] += 1
+    return counts, errors
+
+
 def confusion_labels(dataset: Dataset) -> tuple[str, ...]:
     """Names of the rows and columns."""
     return dataset.labels if dataset.fold_labels is None else dataset.fold_labels
 
 
-def most_confused(counts: Tensor, labels: tuple[str, ...], number: int = 10) -> list[str]:
+def most_confused(
+    counts: Tensor, labels: tuple[str, ...], number: int = 10, unit: str = "frames"
+) -> list[str]:
     """The pairs confused most often, as lines `z  taken for  s     120 frames, 14.2 % of z`."""
     wrong = counts.clone().fill_diagonal_(0)
     frames, places = wrong.flatten().topk(min(number, wrong.numel()))
@@ -50,7 +75,7 @@ def most_confused(counts: Tensor, labels: tuple[str, ...], number: int = 10) -> 
         if count:
             share = count / int(counts[row].sum())
             truth, answer = _shown(labels[row]), _shown(labels[column])
-            lines.append(f"{truth:>6} taken for {answer:<6} {count:7d} frames, {share:6.1%} of {truth}")
+            lines.append(f"{truth:>6} taken for {answer:<6} {count:7d} {unit}, {share:6.1%} of {truth}")
     return lines
 
 

@@ -6,7 +6,8 @@
 Prints the task's metrics for each split; for classes it also draws the confusion matrix of the last split
 into FOLDER/confusion_<split>.png (default: beside the checkpoint) and lists the pairs most often confused.
 split: one of train, dev, test, or several with commas. Options with a dot change the run's config, as
-data.root=/elsewhere/TIMIT or train.device=cpu.
+data.root=/elsewhere/TIMIT, train.device=cpu or, for task=ctc, task.beam=100: prefixes that decoding follows.
+There the matrix counts aligned labels; `(none)` stands for what was not there, or was not heard.
 """
 
 from __future__ import annotations
@@ -16,11 +17,20 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
-from framework.confusion import confusion, confusion_labels, draw_confusion, most_confused
+from framework.confusion import (
+    confusion,
+    confusion_labels,
+    draw_confusion,
+    label_confusion,
+    most_confused,
+)
+from framework.ctc import Ctc
 from framework.data import SPLITS
 from framework.errors import ConfigError
 from framework.evaluate import evaluate
 from framework.restore import arguments, command, restore
+
+NOTHING = "(none)"
 
 
 def main(given: list[str]) -> None:
@@ -39,13 +49,23 @@ def main(given: list[str]) -> None:
         out = Path(options["out"]) if options["out"] else options["checkpoint"].parent
         out.mkdir(parents=True, exist_ok=True)
         picture = out / f"confusion_{splits[-1]}.png"
-        labels = confusion_labels(parts.dataset)
-        counts = confusion(parts.net, parts.dataset, splits[-1], device=parts.device)
+        labels, unit = confusion_labels(parts.dataset), "frames"
+        if isinstance(parts.task, Ctc):
+            labels, unit = (*labels, NOTHING), "times"
+            counts, errors = label_confusion(
+                parts.net, parts.dataset, parts.task, splits[-1], device=parts.device
+            )
+            print(
+                f"{splits[-1]:>5}: {errors.labels} labels, {errors.substitutions} substituted, "
+                f"{errors.deletions} deleted, {errors.insertions} inserted"
+            )
+        else:
+            counts = confusion(parts.net, parts.dataset, splits[-1], device=parts.device)
         draw_confusion(
             counts, labels, picture, f"{parts.dataset.name}, {splits[-1]}: share of the true class"
         )
         print(f"most confused in {splits[-1]}:")
-        print("\n".join(most_confused(counts, labels, options["pairs"])) or "  nothing")
+        print("\n".join(most_confused(counts, labels, options["pairs"], unit)) or "  nothing")
         print(f"confusion matrix: {picture}")
 
 

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from framework.data.batch import Dataset
 from framework.data.memory_tasks import adding, copy
 from framework.data.options import did_you_mean
+from framework.data.series import series
 from framework.data.synth_speech import synth_speech
 from framework.data.text import text
 from framework.data.timit import timit
@@ -20,6 +21,7 @@ DATASETS: Mapping[str, Callable[..., Dataset]] = {
     "text": text,
     "adding": adding,
     "copy": copy,
+    "series": series,
 }
 
 
@@ -43,6 +45,8 @@ def make_dataset(name: str, **options: Any) -> Dataset:
                 f"It has: {', '.join(known)}.{did_you_mean(option, known)}",
             )
         wanted = types[option]
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            options[option] = value = float(value)
         if (isinstance(value, bool) and wanted is not bool) or not isinstance(value, wanted):
             shown = getattr(wanted, "__name__", str(wanted))
             raise ConfigError(
