@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from framework import measured, persistent_fit, vanilla
+from framework import compiled, measured, persistent_fit, vanilla
 from framework.component import Component
 from framework.errors import ConfigError
 from framework.machine import CPU, Machine
@@ -18,7 +18,8 @@ class Runner:
     takes it (none named: everywhere); those that name any are made of Triton kernels. by_name: `auto` never
     takes it. `unproven`: why `auto` does not take it there, which plans do not say; such a runner never
     stands in for one that was asked for by name, and hands calls that it cannot run to the next runner that
-    takes the loop. `describe`: how it spreads a loop that it takes.
+    takes the loop. `faster`: whether it was measured so; elsewhere only a name asks for it, and plans do not
+    say so. `describe`: how it runs a loop that it takes.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Runner:
     devices: tuple[str, ...] = ()
     by_name: bool = False
     unproven: Callable[[Component, Machine], str] | None = None
+    faster: Callable[[Component, Machine], bool] | None = None
     describe: Callable[[Component, Machine], str] | None = None
 
 
@@ -72,6 +74,7 @@ TABLE: tuple[Runner, ...] = (
     Runner("persistent", persistent_fit.refuses, ("cuda",), describe=persistent_fit.describe),
     Runner("streamed", persistent_fit.refuses_streamed, ("cuda",), describe=persistent_fit.describe_streamed),
     Runner("scan", _no_prefix, ("cuda",), by_name=True),  # not measured yet
+    Runner("compiled", compiled.refuses, faster=measured.compiled_is_faster, describe=compiled.describe),
     Runner("torch", lambda c, machine: ""),
 )
 
@@ -100,7 +103,8 @@ def choose(c: Component, wanted: str = "auto", machine: Machine = CPU, ours: str
         if r.unproven and ours:
             reason = f"{ours} is for our own runners"
         if not reason:
-            how = r.describe(c, machine) if r.describe and (machine.device == "cuda" or r.unproven) else ""
+            shown = machine.device == "cuda" or r.unproven or r.faster
+            how = r.describe(c, machine) if r.describe and shown else ""
             other = _next(c, machine) if r.unproven else ""
             return Choice(r.name, tuple(notes), f"{how}; resets by {other}" if other else how, other)
         notes.append(f"{r.name}: {reason}")
@@ -110,6 +114,8 @@ def choose(c: Component, wanted: str = "auto", machine: Machine = CPU, ours: str
 def _offered(r: Runner, c: Component, wanted: str, machine: Machine) -> bool:
     """Whether a runner is asked although it is not named."""
     if r.by_name or (r.devices and machine.device not in r.devices):
+        return False
+    if r.faster and not (wanted == "auto" and r.faster(c, machine)):
         return False
     return not r.unproven or (wanted == "auto" and not (r.refuses(c, machine) or r.unproven(c, machine)))
 

@@ -17,7 +17,8 @@ class Machine:
 
     `dtype`: a name of ITEMSIZE; tf32 is float32 whose products may be tf32. `shared`: bytes of shared memory
     that one program can have; `units`: multiprocessors; both 0 where there are none. `triton`: whether it is
-    there to make kernels with. name: the product, e.g. "NVIDIA H200", of a GPU that is here.
+    there to make kernels with; `llvm`: the same of llvmlite, for machine code of a CPU. name: the product,
+    e.g. "NVIDIA H200", of a GPU that is here.
     """
 
     device: str = "cpu"
@@ -27,6 +28,7 @@ class Machine:
     units: int = 0
     triton: bool = True
     name: str = ""
+    llvm: bool = True
 
     @property
     def itemsize(self) -> int:

@@ -1,4 +1,6 @@
-"""Where torch's own LSTM, GRU or RNN was measured faster than our runners: data by which `auto` takes it."""
+"""Where a runner was measured faster than the one after it: data by which `auto` takes torch's own LSTM, GRU
+and RNN, and loops compiled for a CPU.
+"""
 
 from __future__ import annotations
 
@@ -87,3 +89,36 @@ def unproven(c: Component, machine: Machine) -> str:
         worst = min(slower[0].ratio, slower[0].forward)
         return f"it was slower with {size} units and {slower[0].lanes} lanes: {worst:.2f} of our speed"
     return ""
+
+
+class Compiled(NamedTuple):
+    """One comparison of the compiled runner with the torch runner, forward and backward of one layer.
+
+    kind, size: of the loop, the units of its largest state; ratio, forward: how many times longer the torch
+    runner takes, forward and backward, and for a forward alone.
+    """
+
+    cell: str
+    kind: str
+    size: int
+    lanes: int
+    ratio: float
+    forward: float
+
+
+COMPILED: tuple[Compiled, ...] = ()
+
+
+def compiled_is_faster(c: Component, machine: Machine) -> bool:
+    """Whether the compiled runner was faster for loops of this kind, in every row of the next larger size (or
+    the largest). Smaller loops than the smallest that was measured are not worth compiling.
+    """
+    if (machine.device, machine.dtype) != ("cpu", "fp32") or not c.states:
+        return False
+    rows = [r for r in COMPILED if r.kind == c.kind]
+    units = max(c.cell[c.roots[node]].size for node in c.states)
+    if not rows or units < min(r.size for r in rows):
+        return False
+    larger = [r.size for r in rows if r.size >= units]
+    size = min(larger) if larger else max(r.size for r in rows)
+    return all(min(r.ratio, r.forward) > 1.0 for r in rows if r.size == size)

@@ -20,6 +20,7 @@ from framework.graph import Graph
 from framework.load import load_graph
 from framework.order import last_uses, order, unread_maps
 from framework.plan import Memory, Parallel, Plan, make_plan
+from framework.runners.compiled_loop import CompiledLoop
 from framework.runners.fused import FusedLoop
 from framework.runners.joint import JointLoop
 from framework.runners.loop import LoopRunner
@@ -41,6 +42,7 @@ RUNNERS: Mapping[str, Callable[[Component, Plan], LoopRunner]] = {
     "persistent": lambda c, plan: PersistentLoop(c, plan.machine, False, plan.products.by),
     "streamed": lambda c, plan: PersistentLoop(c, plan.machine, True, plan.products.by),
     "scan": lambda c, plan: ScanLoop(c),
+    "compiled": lambda c, plan: CompiledLoop(c, plan.products.by),
     "torch": lambda c, plan: TorchLoop(c, plan.parallel == "none", plan.products.by),
 }
 

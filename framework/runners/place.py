@@ -23,7 +23,7 @@ def machine_of(x: Tensor) -> Machine:
         raise ConfigError("dtype", f"networks do not compute in {x.dtype}", f"Use one of {there}.")
     dtype = DTYPES[x.dtype]
     if x.device.type != "cuda":
-        return Machine(x.device.type, dtype=dtype)
+        return Machine(x.device.type, dtype=dtype, llvm=_has_llvm())
     if dtype == "fp32" and tf32_allowed():
         dtype = "tf32"
     index = torch.cuda.current_device() if x.device.index is None else x.device.index
@@ -37,6 +37,11 @@ def tf32_allowed() -> bool:
     Asked of the new setting: the old one, `allow_tf32`, sets it too, but cannot be read once both were used.
     """
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+@cache
+def _has_llvm() -> bool:
+    return find_spec("llvmlite") is not None
 
 
 @cache

@@ -160,7 +160,8 @@ def _sent(loop: TorchLoop, chunk: Chunk, v: dict[str, Any], source: Source, shif
     distance, front = abs(op.shift), pads(c)[1]
     if chunk.masks:
         return v[f"C{shift}"][front + t] * chunk.masks[distance][t]
-    total = v[f"C{shift}"][t % distance] if f"C{shift}" in v else loop._like(v).new_zeros(())
+    ring = v.get(f"C{shift}")
+    total = loop._like(v).new_zeros(()) if ring is None else ring[t % len(ring)]
     for k in source.direct.get(shift, ()):
         run = c.runs[k]
         total = total + v["G"][front + t, :, run.lo : run.hi] @ v[f"w{k}"]

@@ -1,0 +1,154 @@
+"""The `compiled` runner: all steps of a loop in one native call, on a CPU.
+
+The function is generated from the cell and its derivative (compiled_steps, compiled_nests, compiled_function)
+and compiled by LLVM on first use. Values lie where the torch runner has them, and what is not a loop (weight
+gradients, edges) is that runner's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framework.component import Component
+from framework.errors import ConfigError
+from framework.products import By
+from framework.runners import compiled_native as native
+from framework.runners.compiled_function import Emitter, Function
+from framework.runners.compiled_nests import Step, nests_of
+from framework.runners.compiled_steps import Forward, Reverse
+from framework.runners.compiled_threads import at_once
+from framework.runners.source import Buffer, Source
+from framework.runners.torch_loop import TorchLoop
+
+REALS = {torch.float32: "float", torch.float64: "double"}
+# Weights up to this many bytes stay in a core's second cache: threads then share lanes, and each reads all of
+# them at every step.
+NEAR = 1 << 20
+WORK = 1 << 21  # multiplications of a whole call from which a second thread is worth its start
+
+
+class CompiledLoop(TorchLoop):
+    """One component, compiled to machine code on first use."""
+
+    def __init__(self, c: Component, by: By = "torch"):
+        super().__init__(c, by=by)
+        self._sources: dict[tuple[str, bool, frozenset[int] | None], tuple[Source, _Native]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles make their functions again."""
+        return {**super().__getstate__(), "_sources": {}}
+
+    def check_device(self, device: str) -> None:
+        """Raises ConfigError for other devices than a CPU."""
+        if device != "cpu":
+            cause = f"'compiled' runs on a CPU, the network is on {device}"
+            raise ConfigError("runner", cause, "Move it to a CPU, or take runner=auto.")
+
+    def source(
+        self, kind: str, masked: bool, given: frozenset[int] | None = None
+    ) -> tuple[Source, Callable[..., None]]:
+        """See `TorchLoop.source`; what is rebuilt for many steps at once is done by torch."""
+        if kind == "rebuild":
+            return super().source(kind, masked, given)
+        known = self._sources.get((kind, masked, given))
+        if known is None:
+            made: Forward | Reverse
+            if kind == "backward":
+                places = self.source("train", masked)[0].places
+                made = Reverse(self.c, self.backward_cell(given), places, self.weights, masked)
+            else:
+                saved = self.backward_cell().saved if kind == "train" else frozenset()
+                made = Forward(self.c, saved, self.weights, masked)
+            known = (made.source, _Native(self.c, made.step(), made.source, kind != "backward"))
+            self._sources[kind, masked, given] = known
+        return known
+
+
+class _Native:
+    """Runs a step of `compiled_nests` for all steps of a chunk. Adds the rows of one step to the source."""
+
+    def __init__(self, c: Component, step: Step, source: Source, forward: bool):
+        self.c, self.source = c, source
+        self.forward = (c.direction > 0) == forward
+        self.nests, self.scheduler = nests_of(step)
+        for name in [name for name, s in source.buffers.items() if s.mode == "temp"]:
+            del source.buffers[name]
+        for nest in self.nests:
+            places = [place for _, place in nest.stores]
+            if nest.product is not None:
+                places.append(nest.product.out)
+            for place in places:
+                if place.mode == "temp":  # M<op>, or M<op>p for what products add to it
+                    size = step.ops[int(place.base.strip("Mp"))].size
+                    source.buffers.setdefault(place.base, Buffer("temp", size))
+        self._functions: dict[torch.dtype, tuple[Function, Callable[..., None]]] = {}
+
+    def _widths(self) -> dict[str, int]:
+        """The columns of each buffer."""
+        out = {name: s.size for name, s in self.source.buffers.items()}
+        out["P"] = out["G"] = self.c.width
+        for i, op in enumerate(self.c.cell):
+            out.setdefault(f"V{i}", op.size)
+            out.setdefault(f"S{i}", op.size)
+            out.setdefault(f"R{i}", op.size)
+            out.setdefault(f"DY{i}", op.size)
+            if op.kind == "ext":
+                out[f"E{op.lo}"] = op.size
+            if op.kind == "shift":
+                out[f"K{abs(op.shift)}"] = out[f"L{abs(op.shift)}"] = 1
+        return out
+
+    def _function(self, dtype: torch.dtype) -> tuple[Function, Callable[..., None]]:
+        known = self._functions.get(dtype)
+        if known is None:
+            v = native.vectors(REALS[dtype])
+            made = Emitter(self.nests, self.scheduler, self._widths(), self.forward, v).emit()
+            known = self._functions[dtype] = (made, native.function(made.text))
+        return known
+
+    def __call__(self, steps: int, block: int, v: dict[str, Any]) -> None:
+        """Run over the buffers v."""
+        like = next(x for x in v.values() if isinstance(x, Tensor) and x.is_floating_point())
+        made, run = self._function(like.dtype)
+        lanes = next(v[n].shape[1] for n in made.bases if n[0] in "PVGESRXD")
+        held: list[Any] = []
+        back: list[tuple[Tensor, Tensor]] = []
+        addresses = []
+        for name in made.bases:
+            x = like.new_empty(made.packs[name]) if name in made.packs else v[name]
+            if isinstance(x, list):  # a ring: its rows one after the other
+                x = v[name] = torch.stack(x)
+            if not x.is_contiguous():
+                packed = x.contiguous()
+                if name[0] in "PVSRGXCM":
+                    back.append((x, packed))
+                x = packed
+            held.append(x)
+            addresses.append(x.data_ptr())
+        pointers = (ctypes.c_void_p * len(addresses))(*addresses)
+        sync = (ctypes.c_int64 * 16)()
+        n, units = self._threads(made, steps, lanes, like.element_size())
+
+        def part(i: int, of: int) -> None:
+            lo, hi = (0, lanes) if units else (i * lanes // of, (i + 1) * lanes // of)
+            who, among = (i, of) if units else (0, 1)
+            run(pointers, steps, lanes, lo, hi, i, of, who, among, sync)
+
+        at_once(part, n)
+        for x, packed in back:
+            x.copy_(packed)
+
+    def _threads(self, made: Function, steps: int, lanes: int, itemsize: int) -> tuple[int, bool]:
+        """(how many, whether they share units rather than lanes)."""
+        weights = sum(made.packs.values())
+        n = torch.get_num_threads()
+        if n < 2 or weights * steps * lanes < WORK:
+            return 1, False
+        if weights * itemsize > NEAR and lanes < 8 * n:
+            return n, True
+        return min(n, lanes), False
