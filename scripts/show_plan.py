@@ -3,11 +3,13 @@
     python scripts/show_plan.py model=lstm_variant [size=256 | model.params.size=256 ...] [cell=NAME]
                                 [parallel=none] [runner=NAME] [products=triton] [memory=recompute] [--code]
                                 [device=cuda [chip=sm_90]] [dtype=bf16] [--svg FILE] [--png FILE]
+                                [cost=true [steps=1024] [lanes=16] [passes=forward] [threads=1]]
 
 model: a name of conf/model or a YAML file. cell: for a model with the param `cell` (model=stack), a name of
 conf/cell or a YAML file. parallel=none plans everything step by step. device=cuda shows what a GPU would get,
-also where there is none. Any other KEY=VALUE is a param of the model; input={vocab: 96} and classes=96 take
-the place of what train.py gets from the data.
+also where there is none. cost=true adds what each step should take, what bounds it, and what other runners
+would take: predicted, for a call over [steps, lanes], on a CPU with so many threads. Any other KEY=VALUE is a
+param of the model; input={vocab: 96} and classes=96 take the place of what train.py gets from the data.
 How to read the plan: docs/planner.md.
 """
 
@@ -31,6 +33,8 @@ from framework.cells import CONF, yaml_names
 from framework.choose import choose
 from framework.component import Component
 from framework.compose import with_cell
+from framework.cost import PASSES, Passes
+from framework.cost_text import cost_text
 from framework.errors import ConfigError, GraphWarning, UserError
 from framework.graph import Graph
 from framework.load import load_graph
@@ -41,7 +45,8 @@ from framework.yamlfile import read_yaml
 
 OPTIONS = {
     "model": "", "cell": "", "parallel": "intra", "runner": "auto", "products": "auto", "memory": "save",
-    "device": "cpu", "chip": "", "dtype": "fp32",
+    "device": "cpu", "chip": "", "dtype": "fp32", "cost": "false", "steps": "1024", "lanes": "16",
+    "passes": "forward+backward", "threads": "1",
 }  # fmt: skip
 
 
@@ -164,6 +169,21 @@ def triton_source(c: Component, runner: str, where: Machine) -> str:
     return ""
 
 
+def cost(plan: Plan, options: Mapping[str, str]) -> str:
+    """The predicted times of a plan. Raises ConfigError for options that are none."""
+    numbers = {}
+    for key in ("steps", "lanes", "threads"):
+        text = options[key]
+        if not text.isdecimal() or not int(text):
+            raise ConfigError(key, f"'{text}' is no number of {key}", f"Write {key}={OPTIONS[key]}, say.")
+        numbers[key] = int(text)
+    if options["passes"] not in PASSES:
+        raise ConfigError(
+            "passes", f"no '{options['passes']}'", known("There are", options["passes"], PASSES)
+        )
+    return cost_text(plan, passes=cast(Passes, options["passes"]), **numbers)
+
+
 def main(arguments: Sequence[str]) -> None:
     """Print and draw as the arguments say. Raises UserError."""
     asked = parser().parse_args(arguments)
@@ -175,6 +195,11 @@ def main(arguments: Sequence[str]) -> None:
         made, parallel, options["runner"], where, options["products"], cast(Memory, options["memory"])
     )
     print(plan)
+    if options["cost"] not in ("true", "false"):
+        raise ConfigError("cost", f"'{options['cost']}' is neither true nor false", "Write cost=true.")
+    if options["cost"] == "true":
+        print()
+        print(cost(plan, options))
     if asked.code:
         print()
         print(code(plan), end="")

@@ -1,0 +1,122 @@
+"""Predicted times against measured rows, for docs/expected.md and the performance page.
+
+`check(rows)` takes rows of scripts/bench/results/cpu.jsonl and fused.jsonl, whose cases are one layer with as
+many inputs as units, in float32 on a CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from framework.cost import Passes, constants_of, predict
+from framework.cost_constants import CpuConstants
+from framework.cost_cpu import Cpu
+from framework.load import load_graph
+from framework.machine import CPU
+from framework.plan import Plan, make_plan
+
+RESULTS = Path(__file__).parent / "results"
+FILES = ("cpu.jsonl", "fused.jsonl")
+CELLS = {"gru": "gru_cudnn"}  # nn.GRU's equations
+BOTH: Passes = "forward+backward"
+
+
+class Check(NamedTuple):
+    """One measured time: milliseconds of a call, and what was predicted."""
+
+    system: str
+    passes: Passes
+    cell: str
+    lanes: int
+    units: int
+    threads: int
+    measured: float
+    predicted: float
+
+    @property
+    def ratio(self) -> float:
+        """Above 1: it was predicted to take longer than it did."""
+        return self.predicted / self.measured
+
+
+@cache
+def layer(cell: str, units: int, runner: str) -> Plan:
+    """The plan of one layer with as many inputs as units."""
+    node = {"cell": CELLS.get(cell, cell), "size": units, "in": "x"} | ({"depth": 3} if cell == "rhn" else {})
+    graph = load_graph({"inputs": {"x": {"size": units}}, "nodes": {"l": node}, "outputs": ["l"]})
+    return make_plan(graph, runner=runner)
+
+
+def milliseconds(
+    system: str, cell: str, units: int, steps: int, lanes: int, passes: Passes, threads: int
+) -> float:
+    """Predicted milliseconds of a call; system: a runner's name, or "eager"."""
+    if system != "eager":
+        plan = layer(cell, units, system)
+        return predict(plan, steps, lanes, passes, threads=threads).seconds * 1e3
+    known = constants_of(CPU, threads)
+    assert isinstance(known, CpuConstants)
+    c = layer(cell, units, "torch").components[0]
+    return Cpu(known, steps, lanes).eager(c, units, passes == BOTH).us * steps / 1e3
+
+
+def check(rows: Iterable[Mapping[str, Any]]) -> Iterator[Check]:
+    """Each time in the rows, and its prediction."""
+    for row in rows:
+        threads = row["threads"]
+        if "cell" in row:
+            named = {
+                "intrastream": "torch",
+                "eager": "eager",
+                "nn.LSTM": "torch-fused",
+                "nn.GRU": "torch-fused",
+            }
+            found = [(own, BOTH, row[name]["ms"]) for name, own in named.items() if name in row]
+            cell, units, lanes, steps = row["cell"], row["H"], row["B"], row["T"]
+        else:
+            found = [
+                (runner, passes, row[f"{field}_ms"] * (row[field] if runner == row["against"] else 1.0))
+                for passes, field in ((BOTH, "ratio"), ("forward", "forward"))
+                for runner in ("torch-fused", row["against"])
+            ]
+            cell, units, lanes, steps = row["kind"], row["size"], row["lanes"], row["steps"]
+        for system, passes, ms in found:
+            guess = milliseconds(system, cell, units, steps, lanes, passes, threads)
+            yield Check(system, passes, cell, lanes, units, threads, ms, guess)
+
+
+def kept_rows() -> list[dict[str, Any]]:
+    """The rows that predictions are held against."""
+    lines = [line for name in FILES for line in (RESULTS / name).read_text(encoding="utf-8").splitlines()]
+    return [row for line in lines if (row := json.loads(line)).get("place", "cpu") == "cpu"]
+
+
+def error(checks: Sequence[Check]) -> float:
+    """The median of how far predictions are from what was measured, as a part of it."""
+    return statistics.median(abs(c.ratio - 1) for c in checks)
+
+
+def table(checks: Sequence[Check]) -> list[str]:
+    """All rows, and the median error of each system, in Markdown."""
+    lines = ["| system | rows | median error | median of predicted / measured |", "|---|---|---|---|"]
+    groups = {(c.system, c.passes, c.threads) for c in checks}
+    for system, passes, threads in sorted(groups):
+        own = [c for c in checks if (c.system, c.passes, c.threads) == (system, passes, threads)]
+        name = f"{system}, {passes}, {threads} thread{'s' * (threads > 1)}"
+        lines.append(
+            f"| {name} | {len(own)} | {error(own):.0%} | {statistics.median(c.ratio for c in own):.2f} |"
+        )
+    lines.append(
+        f"| all | {len(checks)} | {error(checks):.0%} | {statistics.median(c.ratio for c in checks):.2f} |"
+    )
+    lines += ["", "| system | pass | cell | B | H | measured, ms | predicted, ms | predicted / measured |",
+              "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for c in checks:
+        where = f"{c.system} | {c.passes} | {c.cell} | {c.lanes} | {c.units}"
+        lines.append(f"| {where} | {c.measured:.2f} | {c.predicted:.2f} | {c.ratio:.2f} |")
+    return lines
