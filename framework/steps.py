@@ -120,10 +120,10 @@ class _Steps:
                 unit = Loop(unit.component, place[unit.pre])
             steps.append(unit)
         self._pack_rest()
-        level: dict[int, int] = {}
+        level: dict[int, int] = {}  # loops on the longest way to a unit: those of one level do not wait
         together: dict[int, list[int]] = {}
         for u in order:
-            level[u] = 1 + max((level[d] for d in reads[u]), default=0)
+            level[u] = isinstance(units[u], Loop) + max((level[d] for d in reads[u]), default=0)
             if isinstance(units[u], Loop):
                 together.setdefault(level[u], []).append(place[u])
         return tuple(steps), tuple(tuple(g) for g in together.values() if len(g) > 1), self.packs

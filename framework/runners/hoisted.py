@@ -51,11 +51,14 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         ctx.step, ctx.clock, ctx.by = step, clock, by
         ctx.save_for_backward(*tensors)
+        ctx.set_materialize_grads(False)
         return buffer_of(step, tensors, steps, lanes, by)
 
     @staticmethod
     @functions.first_order
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
+        if g is None:  # of a loop that has none, beside one that has
+            return (None,) * (5 + len(ctx.saved_tensors))
         start = time.perf_counter()
         out = gradients_of(ctx.step, ctx.saved_tensors, g, ctx.needs_input_grad[5:], ctx.by)
         if ctx.clock is not None:
