@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from framework import compiled, measured, persistent_fit, vanilla
 from framework.component import Component
+from framework.cost_runners import slower
 from framework.errors import ConfigError
 from framework.machine import CPU, Machine
 from framework.names import known
@@ -16,7 +17,8 @@ from framework.names import known
 class Runner:
     """`refuses`: why it cannot take a component on a machine, or "" when it can. `devices`: where `auto`
     takes it (none named: everywhere); those that name any are made of Triton kernels. by_name: `auto` never
-    takes it. `unproven`: why `auto` does not take it there, which plans do not say; such a runner never
+    takes it. `predicted`: whether `auto` asks the model of cost if a later runner is faster: it was not
+    measured there. `unproven`: why `auto` does not take it there, which plans do not say; such a runner never
     stands in for one that was asked for by name, and hands calls that it cannot run to the next runner that
     takes the loop. `faster`: whether it was measured so; elsewhere only a name asks for it, and plans do not
     say so. `describe`: how it runs a loop that it takes.
@@ -26,6 +28,7 @@ class Runner:
     refuses: Callable[[Component, Machine], str]
     devices: tuple[str, ...] = ()
     by_name: bool = False
+    predicted: Callable[[Component, Machine], bool] | None = None
     unproven: Callable[[Component, Machine], str] | None = None
     faster: Callable[[Component, Machine], bool] | None = None
     describe: Callable[[Component, Machine], str] | None = None
@@ -72,7 +75,13 @@ TABLE: tuple[Runner, ...] = (
     Runner("torch-fused", vanilla.refuses, unproven=measured.unproven, describe=vanilla.describe),
     Runner("elementwise", _exchanges, ("cuda",)),
     Runner("persistent", persistent_fit.refuses, ("cuda",), describe=persistent_fit.describe),
-    Runner("streamed", persistent_fit.refuses_streamed, ("cuda",), describe=persistent_fit.describe_streamed),
+    Runner(
+        "streamed",
+        persistent_fit.refuses_streamed,
+        ("cuda",),
+        predicted=lambda c, machine: not persistent_fit.tuned(c, machine, True)[0],
+        describe=persistent_fit.describe_streamed,
+    ),
     Runner("scan", _no_prefix, ("cuda",), by_name=True),  # not measured yet
     Runner("compiled", compiled.refuses, faster=measured.compiled_is_faster, describe=compiled.describe),
     Runner("torch", lambda c, machine: ""),
@@ -102,6 +111,8 @@ def choose(c: Component, wanted: str = "auto", machine: Machine = CPU, ours: str
         reason = absent or r.refuses(c, machine)
         if r.unproven and ours:
             reason = f"{ours} is for our own runners"
+        if not reason and wanted == "auto" and r.predicted and r.predicted(c, machine):
+            reason = _slower(r, order[order.index(r) + 1 :], c, machine)
         if not reason:
             shown = machine.device == "cuda" or r.unproven or r.faster
             how = r.describe(c, machine) if r.describe and shown else ""
@@ -120,8 +131,13 @@ def _offered(r: Runner, c: Component, wanted: str, machine: Machine) -> bool:
     return not r.unproven or (wanted == "auto" and not (r.refuses(c, machine) or r.unproven(c, machine)))
 
 
+def _slower(r: Runner, later: Sequence[Runner], c: Component, machine: Machine) -> str:
+    """Why the first of the `later` runners that takes a loop is predicted to be faster than r, or ""."""
+    able = (other for other in later if machine.triton or not other.devices)
+    other = next(other for other in able if not other.refuses(c, machine))
+    return slower(c, machine, r.name, other.name)
+
+
 def _next(c: Component, machine: Machine) -> str:
     """The first of those that run every call."""
-    ours = (r for r in TABLE if not r.unproven and _offered(r, c, "auto", machine))
-    able = (r.name for r in ours if not (r.devices and not machine.triton) and not r.refuses(c, machine))
-    return next(able)
+    return choose(c, machine=machine, ours="calls that it cannot run").runner
