@@ -11,6 +11,7 @@ from framework.data.memory_tasks import adding, copy
 from framework.data.options import did_you_mean
 from framework.data.series import series
 from framework.data.synth_speech import synth_speech
+from framework.data.table import table
 from framework.data.text import text
 from framework.data.timit import timit
 from framework.errors import ConfigError
@@ -22,6 +23,7 @@ DATASETS: Mapping[str, Callable[..., Dataset]] = {
     "adding": adding,
     "copy": copy,
     "series": series,
+    "table": table,
 }
 
 
