@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 
 from framework.compose import with_cell
-from framework.data import Dataset, make_dataset
+from framework.data import Dataset, carries, make_dataset
 from framework.errors import ConfigError, GraphWarning
 from framework.graph import Graph
 from framework.load import load_graph
@@ -87,6 +87,9 @@ def assemble(
     if made.name == "characters" and net.plan.looks_ahead:
         cause = "it reads later characters (t+1 or a backward loop), and the task is to predict the next one"
         raise ConfigError("model", cause, "Take a model that only looks back: lstm, gru, stack.")
+    if net.plan.looks_ahead and (dataset.carry or carries(dataset, "dev")):
+        cause = "it reads later steps (t+1 or a backward loop), and a chunk of a stream ends before them"
+        raise ConfigError("model", cause, "Take a model that looks back, or data.streams=0 for utterances.")
     return Parts(dataset, graph, net, made, device)
 
 

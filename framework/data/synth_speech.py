@@ -13,6 +13,7 @@ from framework.data.cache import cached, source_digest
 from framework.data.options import at_least
 from framework.data.phones import PHONES
 from framework.data.synthesis import Speaker, Utterance
+from framework.data.streams import Streams, streamed
 from framework.data.utterances import Part, Utterances, moments
 from framework.errors import DataError
 
@@ -49,9 +50,12 @@ def synth_speech(
     energy: bool = False,
     deltas: int = 0,
     batch_size: int = 16,
+    streams: int = 0,
+    eval_streams: int = 0,
+    chunk: int = 128,
     seed: int = 0,
     cache_dir: str | None = None,
-) -> Utterances:
+) -> Utterances | Streams:
     """Make the corpus, or read it from the cache: one of 39 phones for each frame of 10 ms, and in a row.
 
     x is [T, B, (n_mels + energy) * (deltas + 1)]. `sentences` is per speaker; `corpus_seed` draws lexicon,
@@ -89,7 +93,7 @@ def synth_speech(
     folder = cached(cache_dir, "synth_speech", key, build)
     parts: dict[Split, Part] = {split: _part(folder / f"{split}.pt", deltas) for split in SPLITS}
     mean, deviation = moments(parts["train"])
-    return Utterances(
+    whole = Utterances(
         "synth_speech",
         parts,
         tuple(PHONES),
@@ -99,6 +103,7 @@ def synth_speech(
         seed,
         note=f"Generated (corpus_seed {corpus_seed}); dev and test speakers are not heard in training.",
     )
+    return streamed(whole, streams, eval_streams, chunk)
 
 
 def _features(said: list[Utterance], n_mels: int, energy: bool) -> dict[str, object]:

@@ -48,9 +48,9 @@ class Characters:
 class Text:
     """The `Dataset` of one text: x [T, B] characters, y [T, B] the character after each.
 
-    A split is cut into `batch_size` lanes of contiguous text; every batch goes on where the one before it
-    ended (carry). `resets` is True at the first step of an epoch and nowhere else. In training each epoch
-    begins a random part of a chunk late, so that chunks are not cut at the same places.
+    A split is cut into lanes of contiguous text (batch_size, in dev and test eval_streams); every batch goes
+    on where the one before it ended (carry). `resets` is True at the first step of an epoch and nowhere else.
+    In training each epoch begins a random part of a chunk late, so that chunks are cut at other places.
     """
 
     name = "text"
@@ -60,8 +60,19 @@ class Text:
     fold: tuple[int, ...] | None = None
     fold_labels: tuple[str, ...] | None = None
 
-    def __init__(self, source: str, text: str, batch_size: int, chunk: int, vocab: int, seed: int):
-        self.source, self.batch_size, self.chunk, self.seed = source, batch_size, chunk, seed
+    def __init__(
+        self,
+        source: str,
+        text: str,
+        batch_size: int,
+        chunk: int,
+        vocab: int,
+        seed: int,
+        eval_streams: int | None = None,
+    ):
+        self.source, self.chunk, self.seed = source, chunk, seed
+        other = eval_streams or batch_size
+        self.lanes: dict[Split, int] = {"train": batch_size, "dev": other, "test": other}
         edges = [
             0,
             *(round(s * len(text)) for s in (SHARES["train"], SHARES["train"] + SHARES["dev"])),
@@ -70,13 +81,14 @@ class Text:
         pieces = {split: text[a:b] for split, a, b in zip(SPLITS, edges[:-1], edges[1:], strict=True)}
         self.vocabulary = Characters.of(pieces["train"], vocab)
         self.ids = {split: self.vocabulary.encode(piece) for split, piece in pieces.items()}
-        for split, ids in self.ids.items():
-            if len(ids) < batch_size * 2 + (chunk if split == "train" else 0):
+        for split in SPLITS:
+            ids, count = self.ids[split], self.lanes[split]
+            if len(ids) < count * 2 + (chunk if split == "train" else 0):
                 raise DataError(
                     source,
-                    f"its {split} part has {len(ids)} characters, too few for {batch_size} lanes of chunks "
+                    f"its {split} part has {len(ids)} characters, too few for {count} lanes of chunks "
                     f"of {chunk}",
-                    "Take a longer text, or a smaller data.batch_size or data.chunk",
+                    "Take a longer text, or a smaller data.streams, data.eval_streams or data.chunk",
                 )
         self.labels = self.vocabulary.chars
         self.classes = len(self.labels)
@@ -94,15 +106,15 @@ class Text:
         """Chunks of an epoch in order; the last one may be shorter."""
         lanes = self._lanes(split, epoch)  # [B, L + 1]
         steps = lanes.shape[1] - 1
-        names = tuple(f"{split}/lane{b}" for b in range(self.batch_size))
+        names = tuple(f"{split}/lane{b}" for b in range(self.lanes[split]))
         for begin in range(start * self.chunk, steps, self.chunk):
             end = min(begin + self.chunk, steps)
-            resets = torch.zeros(end - begin, self.batch_size, dtype=torch.bool)
+            resets = torch.zeros(end - begin, self.lanes[split], dtype=torch.bool)
             resets[0] = begin == 0
             yield Batch(
                 lanes[:, begin:end].T.contiguous(),
                 lanes[:, begin + 1 : end + 1].T.contiguous(),
-                torch.full((self.batch_size,), end - begin, dtype=torch.int64),
+                torch.full((self.lanes[split],), end - begin, dtype=torch.int64),
                 resets,
                 names,
             )
@@ -115,8 +127,10 @@ class Text:
         """One paragraph: source, characters per split, vocabulary."""
         sizes = ", ".join(f"{split} {len(self.ids[split]):,}" for split in SPLITS)
         other = float((self.ids["train"] == self.classes - 1).double().mean())
+        train, other = self.lanes["train"], self.lanes["dev"]
+        lanes = f"{train} lanes" if train == other else f"{train} lanes ({other} in dev and test)"
         return (
-            f"text: {self.source}; characters: {sizes}; {self.batch_size} lanes in chunks of {self.chunk}; "
+            f"text: {self.source}; characters: {sizes}; {lanes} in chunks of {self.chunk}; "
             f"{self.classes} classes, the last one for any other ({other:.2%} of the training text)."
         )
 
@@ -124,14 +138,14 @@ class Text:
         """Where the first lane begins, and the steps of each."""
         size, late = len(self.ids[split]), 0
         if split == "train":
-            room = min(self.chunk, size - 2 * self.batch_size)
+            room = min(self.chunk, size - 2 * self.lanes[split])
             late = int(generator(self.seed, split, epoch).integers(room))
-        return late, (size - 1 - late) // self.batch_size
+        return late, (size - 1 - late) // self.lanes[split]
 
     def _lanes(self, split: Split, epoch: int) -> Tensor:
         """One row per lane [B, steps + 1], each row's last character being the first of the next row's."""
         late, steps = self._span(split, epoch)
-        begins = late + steps * torch.arange(self.batch_size)
+        begins = late + steps * torch.arange(self.lanes[split])
         return self.ids[split][begins.unsqueeze(1) + torch.arange(steps + 1)]
 
 
@@ -142,19 +156,26 @@ def text(
     vocab: int = 96,
     chunk: int = 128,
     batch_size: int = 32,
+    streams: int | None = None,
+    eval_streams: int | None = None,
     seed: int = 0,
 ) -> Text:
-    """Read a UTF-8 file (without `path`: the running Python's own library source) as `batch_size` streams."""
+    """Read a UTF-8 file (without `path`: the running Python's own library source) as `streams` lanes, in dev
+    and test as `eval_streams` (None: batch_size; as many as in training).
+    """
+    streams = batch_size if streams is None else streams
     for option, value, least in (
         ("max_chars", max_chars, 1),
         ("vocab", vocab, 2),
         ("chunk", chunk, 1),
         ("batch_size", batch_size, 1),
+        ("streams", streams, 1),
+        ("eval_streams", streams if eval_streams is None else eval_streams, 1),
         ("seed", seed, 0),
     ):
         at_least(option, value, least)
     source, content = _read(Path(path).expanduser(), max_chars) if path else _library(max_chars)
-    return Text(source, content, batch_size, chunk, vocab, seed)
+    return Text(source, content, streams, chunk, vocab, seed, eval_streams)
 
 
 def _read(path: Path, max_chars: int) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from framework.data.huggingface import offline_datasets
 from framework.data.options import at_least, one_of
 from framework.data.timit_tables import fold_to_39, phone_set, relabel
 from framework.data.timit_tree import Recording, Tree, find, read_phn, read_wav
+from framework.data.streams import Streams, streamed
 from framework.data.utterances import Part, Utterances, moments
 from framework.errors import ConfigError, DataError, UserError
 
@@ -31,10 +32,13 @@ def timit(
     energy: bool = False,
     deltas: int = 2,
     batch_size: int = 8,
+    streams: int = 0,
+    eval_streams: int = 0,
+    chunk: int = 128,
     seed: int = 0,
     on_error: str = "stop",
     cache_dir: str | None = None,
-) -> Utterances:
+) -> Utterances | Streams:
     """Read the corpus under `root` (or $TIMIT_ROOT): x [T, B, (n_mels + energy) * (deltas + 1)], y one of
     `phones` a frame; targets are all phones of the labels in a row, however short (without q where it has no
     class).
@@ -71,7 +75,7 @@ def timit(
     classes = torch.tensor([*relabel(phones, UNSCORED), UNSCORED])  # the last, at -1: frames without label
     parts: dict[Split, Part] = {split: _part(folder / split, deltas, classes) for split in SPLITS}
     scale = torch.load(folder / "moments.pt", weights_only=True)
-    return Utterances(
+    whole = Utterances(
         "timit",
         parts,
         phone_set(phones),
@@ -83,6 +87,7 @@ def timit(
         fold_labels=phone_set(39),
         note=" ".join(filter(None, (tree.note, faults.say()))),
     )
+    return streamed(whole, streams, eval_streams, chunk)
 
 
 def _root(root: str | None) -> Path:
