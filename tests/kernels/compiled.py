@@ -21,7 +21,7 @@ OWN = ("fake_driver.py", "inspect_code.py", "compile_worker.py")
 GENERATORS = (
     "framework/cell.py", "framework/component.py", "framework/derivative.py", "framework/ops.py",
     "framework/runners/loop.py", "framework/runners/triton_*.py", "framework/runners/*_code.py",
-    "conf/cell/*.yaml", "tests/gpu/cases.py",
+    "framework/runners/joint.py", "conf/cell/*.yaml", "tests/gpu/cases.py", "tests/kernels/loop_cases.py",
 )  # fmt: skip
 
 
@@ -82,7 +82,9 @@ class Compiler:
             answer = path.read_text(encoding="utf-8")
         else:
             answer = self._ask(request)
-            path.write_text(answer, encoding="utf-8")
+            part = path.with_suffix(f".{os.getpid()}")  # other processes may look for it at the same time
+            part.write_text(answer, encoding="utf-8")
+            part.replace(path)
         return [_kernel(launch) for launch in json.loads(answer)["launches"]]
 
     def close(self) -> None:

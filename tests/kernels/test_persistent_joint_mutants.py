@@ -44,7 +44,6 @@ MUTANTS = {
     "programs of the second count from the first": Mutant(
         "forward", r"i_program=i_program - END0", "i_program=i_program"
     ),
-    "the second loop alone": Mutant("forward", r"if i_program < END0:", "if i_program < 0:"),
     "tensors of the first": Mutant("forward", r"p_pre=p_pre_1", "p_pre=p_pre_0"),
 }
 
