@@ -163,7 +163,12 @@ def test_it_is_chosen_by_name_only():
 
 @pytest.mark.parametrize(
     ("chip", "cell"),
-    [("sm_90", "minlstm"), *((chip, "linear masks") for chip in ("sm_80", "sm_90", "sm_100", "gfx942"))],
+    [
+        ("sm_90", "minlstm"),
+        *((chip, "linear masks") for chip in ("sm_90", "gfx942")),
+        # Six kernels each. Other tests compile what is like them, loops without exchange, for these chips.
+        *(pytest.param(chip, "linear masks", marks=pytest.mark.slow) for chip in ("sm_80", "sm_100")),
+    ],
 )
 def test_compiled(compiled, chip: str, cell: str):
     """Nothing spills, and no loop but that over parts of time."""

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -33,19 +34,20 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tuner(
-    seconds: Callable[[Layout], float], lines: list[str], cell: str = "rnn_tanh"
+    seconds: Callable[[Layout], float], lines: list[str], cell: str = "rnn_tanh", layers: int = 1
 ) -> tune_loops.LoopTuner:
-    """Of two equal layers of 40 units; seconds: what a launch takes, by its layout."""
+    """Of equal layers of 40 units; seconds: what a launch takes, by its layout."""
     source = of_cell(cell, 40, features=40)
-    source["nodes"]["l2"] = {**source["nodes"]["l"], "in": "l"}
+    names = ["l", *(f"l{k}" for k in range(2, layers + 1))]
+    for below, name in pairwise(names):
+        source["nodes"][name] = {**source["nodes"]["l"], "in": below}
     made: list[tune_loops.LoopTuner] = []
 
     def clock(run: Callable[[], object]) -> float:
         run()
-        layout = made[0].net.loops[0]._layout or made[0].net.loops[1]._layout
-        return seconds(layout)
+        return seconds(next(loop._layout for loop in made[0].net.loops if loop._layout))
 
-    graph = load_graph({**source, "outputs": ["l2"]})
+    graph = load_graph({**source, "outputs": [names[-1]]})
     made.append(
         tune_loops.LoopTuner(graph, "cpu", torch.float32, "persistent", clock, lines.append, limits=LIMITS)
     )
@@ -60,7 +62,7 @@ def test_the_fastest_is_kept():
         return 1e-6 * (5 + abs(x.programs - 3) + (x.lanes != 8) + (x.back_warps != OTHER) + (x.loaded != 32))
 
     with concurrent(seed=1, races=False) as ran:
-        (row,) = tuner(seconds, lines).rows("two layers", [6], 1)
+        (row,) = tuner(seconds, lines, layers=2).rows("two layers", [6], 1)
     best = row.layout
     assert (best.programs, best.lanes, best.back_warps, best.loaded) == (3, 8, OTHER, 32)
     assert row.lanes == 6 and row.dtype == "fp32" and row.name == "two layers, l/h"
@@ -83,7 +85,7 @@ def test_what_is_wrong_is_left_out(monkeypatch):
 
     monkeypatch.setattr(tune_loops, "outcome", outcome)
     with concurrent(seed=2, races=False):
-        (row,) = tuner(lambda x: 1e-6 / x.programs, lines).rows("two layers", [3], 1)
+        (row,) = tuner(lambda x: 1e-6 / x.programs, lines).rows("one layer", [3], 1)
     assert row.layout.programs == 1
     assert sum("programs" in line and ": wrong, its error is" in line for line in lines) >= 1
     assert not any(line.split(": ")[1].startswith("3 programs") and "us a step" in line for line in lines)
@@ -103,7 +105,7 @@ def test_what_cannot_run_is_left_out(monkeypatch):
     monkeypatch.setattr(persistent, "launch", launch)
     lines: list[str] = []
     with concurrent(seed=3, races=False):
-        (row,) = tuner(lambda x: 1e-6, lines).rows("two layers", [2], 1)
+        (row,) = tuner(lambda x: 1e-6, lines).rows("one layer", [2], 1)
     assert row.layout.lanes == 16 and any("8 lanes" in x and "there is none" in x for x in lines)
 
 
@@ -116,7 +118,7 @@ def test_products(monkeypatch):
         run()
         return next(turn) * 1e-6
 
-    net = tuner(lambda x: 1.0, [], "sru").net
+    net = tuner(lambda x: 1.0, [], "sru", layers=2).net
     net.plan = replace(net.plan, packs={n: p for n, p in list(net.plan.packs.items()) if p.kind == "full"})
     shapes = {p.shape for p in net.plan.packs.values()}
     assert len(shapes) >= 1

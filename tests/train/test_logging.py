@@ -190,7 +190,8 @@ log.close()
 """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
     environment |= {"NETRC": str(tmp_path / "netrc"), "PYTHONPATH": str(Path(__file__).parents[2])}
-    for _ in range(2):
+    for run in range(2):
+        time.sleep(1.1 * run)  # wandb names its folders by the second
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", code, str(tmp_path)],
             capture_output=True,
@@ -200,7 +201,6 @@ log.close()
             check=False,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        time.sleep(1.1)  # wandb names its folders by the second
     runs = sorted((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     assert len(runs) == 2 and len({path.name for path in runs}) == 1
     assert all(path.stat().st_size > 500 for path in runs)
