@@ -81,7 +81,7 @@ def _group(plan: Plan, group: Sequence[int]) -> Together:
         free += not held
         streams.append(0 if held else free)
     if 0 not in streams:
-        streams[streams.index(1)] = 0
+        streams = [s - 1 for s in streams]
     # Those on streams of their own start first; what the current one does goes on beside them.
     sorted_ = sorted(zip(launches, streams, strict=True), key=lambda x: not x[1])
     launches, streams = [x for x, _ in sorted_], [s for _, s in sorted_]

@@ -33,8 +33,8 @@ def _different(layouts: Sequence[Layout]) -> str:
     """Why one launch cannot have these layouts whatever room there is, or ""."""
     if len({layout.programs > 1 for layout in layouts}) > 1:
         return "one takes a single program, another many"
-    warps = [(x.warps, x.backward().warps) for x in layouts]
-    return f"they take {' and '.join(str(w) for w, _ in warps)} warps" if len(set(warps)) > 1 else ""
+    warps = [f"{x.warps} + {x.backward().warps}" for x in layouts]
+    return f"forward + backward take {' and '.join(warps)} warps" if len(set(warps)) > 1 else ""
 
 
 def _limited(layout: Layout, tiles: int) -> Layout:
