@@ -13,7 +13,8 @@ ITEMSIZE = {"fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """`device`: "cpu", "cuda" (AMD's GPUs, too), or what torch calls others. `chip`: a name of CHIPS, or "".
+    """`device`: "cpu", "cuda" (AMD's GPUs, too), or what torch calls others. `chip`: key of the launch tables
+    (`chip_name` of kernels/launch.py), or "".
 
     `dtype`: a name of ITEMSIZE; tf32 is float32 whose products may be tf32. `shared`: bytes of shared memory
     that one program can have; `units`: multiprocessors; both 0 where there are none. `triton`: whether it is
@@ -42,14 +43,19 @@ class Machine:
 CPU = Machine()
 
 # What a plan for a chip that is not here assumes: (shared memory, multiprocessors) of the usual model, A100,
-# H100 and H200, B200, MI300X. Shared memory per block: CUDA C++ Programming Guide, table of technical
-# specifications; LDS of a workgroup: AMD, CDNA 3 instruction set. A network on a device asks the device.
+# H100 and H200, B200, MI300X, RTX 3090, RTX 5090. Shared memory per block: CUDA C++ Programming Guide, table
+# of technical specifications; LDS of a workgroup: AMD, CDNA 3 instruction set; multiprocessors: NVIDIA's and
+# AMD's data sheets. A network on a device asks the device.
 CHIPS = {
     "sm_80": (163 << 10, 108),
     "sm_90": (227 << 10, 132),
     "sm_100": (227 << 10, 148),
     "gfx9": (64 << 10, 304),
+    "sm_86": (99 << 10, 84),
+    "sm_120": (99 << 10, 170),
 }
+# Chips whose launches are those of another: what differs is shared memory and multiprocessors.
+LIKE = {"sm_86": "sm_80", "sm_120": "sm_80"}
 USUAL = "sm_90"
 
 
@@ -66,4 +72,4 @@ def machine(device: str = "cpu", chip: str = "", dtype: str = "fp32") -> Machine
     if chip and chip not in CHIPS:
         raise ConfigError("chip", f"no chip '{chip}'", known("There are", chip, list(CHIPS)))
     name = chip or USUAL
-    return Machine("cuda", name, dtype, *CHIPS[name])
+    return Machine("cuda", LIKE.get(name, name), dtype, *CHIPS[name])

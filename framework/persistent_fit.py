@@ -36,9 +36,17 @@ def room(machine: Machine) -> Room:
     # units on sm_80, rhn on sm_90). AMD's waves have 64 threads of 512 registers, which took up to 489 by our
     # count (lstm_peephole of 128 units) and not 707 (nas); 8 waves have half as many each, and every number
     # twice (rhn, nas, mlstm of 64 spilled). Its tensor cores take 16 lanes.
-    registers = 105 if bytes_of(machine) == 8 else 500 if machine.chip == "gfx9" else REGISTERS
+    registers = 500 if machine.chip == "gfx9" else REGISTERS
     shapes = SHAPES[:1] if machine.chip == "gfx9" else SHAPES
-    return Room(there // bytes_of(machine), machine.units, loaded, registers, shapes)
+    numbers = there // bytes_of(machine)
+    if bytes_of(machine) < 8:
+        return Room(numbers, machine.units, loaded, registers, shapes)
+    if machine.chip != "sm_100":
+        return Room(numbers, machine.units, loaded, 100, shapes)
+    # There the three parts of a whole product of float32 come from registers, matrices included, through
+    # tensor memory: lstm of 64 units spilled with 16 lanes (83 by our count), mlstm and rhn with 8, lstm of
+    # 128 over many programs. Products in splits have their matrices in shared memory.
+    return Room(numbers, machine.units, loaded, 80, shapes, alone=4 * 64 * 64, whole=1 << 30)
 
 
 def fit(c: Component, machine: Machine) -> Choice | str:

@@ -33,7 +33,8 @@ LOADED = (128, 64, 32)  # numbers of sources that a thread has under way, see `R
 class Room:
     """What a chip has: `numbers` of matrices for one program (None: any), `programs` at the same time, and
     registers for `loaded` numbers of sources: the more are under way, the fewer times a step waits for L2.
-    registers: that a thread of one program may need by our count; shapes: its lanes and warps.
+    registers: that a thread of one program may need by our count; shapes: its lanes and warps; alone: numbers
+    of its matrices (None: as many as there is room for). whole: see `Layout`.
     """
 
     numbers: int | None = None
@@ -41,6 +42,8 @@ class Room:
     loaded: int = LOADED[0]
     registers: int = REGISTERS
     shapes: tuple[tuple[int, int], ...] = SHAPES
+    alone: int | None = None
+    whole: int = 64
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,8 @@ def one_program(cell: Cell, d: Derivative, room: Room) -> Choice:
             break
     sizes = {op.name: (op.size, cell.ops[op.args[0]].size) for op in cell.ops if op.kind in ("full", "block")}
     numbers = sum(layout.units(rows) * layout.units(cols) for rows, cols in sizes.values())
-    return Choice(
-        layout, numbers, room.numbers is None or (numbers <= room.numbers and registers <= room.registers)
-    )
+    there = room.numbers if room.alone is None else room.alone
+    return Choice(layout, numbers, there is None or (numbers <= there and registers <= room.registers))
 
 
 def many_programs(cell: Cell, d: Derivative, room: Room, streamed: bool = False) -> Choice | None:
@@ -82,7 +84,8 @@ def many_programs(cell: Cell, d: Derivative, room: Room, streamed: bool = False)
         if programs < 2 or programs > room.programs:
             continue
         for loaded in (n for n in LOADED if n <= room.loaded):
-            layout = Layout(programs, groups=max(1, room.programs // programs), splits=4, loaded=loaded)
+            groups = max(1, room.programs // programs)
+            layout = Layout(programs, groups=groups, splits=4, whole=room.whole, loaded=loaded)
             numbers = max(k.numbers + k.under_way for k in both(cell, d, saved, layout))
             if not streamed and (room.numbers is None or numbers <= room.numbers):
                 return Choice(replace(layout, wide=wide_tiles(cell, d, saved, layout, room)), numbers, True)

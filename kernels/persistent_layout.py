@@ -10,12 +10,13 @@ class Layout:
     """How the loop is spread: `programs` share a tile of `lanes` lanes, each having its part of the units.
 
     One program: it has all units, and what they exchange stays on the chip. Many: a product takes `chunk`
-    units of its source at a time; where a program has less than 64 rows of a matrix, `splits` parts of them
-    at once. It loads as many blocks of sources before the first is used as each thread can take `loaded`
+    units of its source at a time; where a program has fewer than `whole` rows of a matrix, `splits` parts of
+    them at once. It loads as many blocks of sources before the first is used as each thread can take `loaded`
     numbers of; matrices stay on the chip up to `resident` numbers. Up to `groups` tiles are computed at the
     same time; `wide`: larger tiles that there is room for. least: units of a program (tensor cores take no
     fewer; tests spread small loops by it). back_: of the derivative over many programs, whose rows of a
-    turned matrix are few, so more warps share its reduction. tuned: (most lanes, layout) that were measured,
+    turned matrix are few, so more warps share its reduction (64 rows as a whole in 8 warps spilled in gru of
+    8192 units). tuned: (most lanes, layout) that were measured,
     fewest first.
     """
 
@@ -24,6 +25,7 @@ class Layout:
     warps: int = 4
     chunk: int = 128
     splits: int = 1
+    whole: int = 64
     resident: int = 1 << 30
     groups: int = 1 << 30
     loaded: int = 128
@@ -31,6 +33,7 @@ class Layout:
     wide: tuple[int, ...] = ()
     back_warps: int = 8
     back_splits: int = 8
+    back_whole: int = 128
     tuned: tuple[tuple[int, Layout], ...] = ()
 
     def units(self, size: int) -> int:
@@ -58,4 +61,5 @@ class Layout:
         """Of the derivative."""
         if self.programs == 1:
             return self
-        return replace(self, warps=self.back_warps, splits=self.back_splits)
+        whole = max(self.whole, self.back_whole)
+        return replace(self, warps=self.back_warps, splits=self.back_splits, whole=whole)

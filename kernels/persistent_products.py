@@ -95,7 +95,7 @@ class Products:
     def _form(self, rows: int) -> Form:
         """Tensor cores take 64 rows at once; with fewer, warps share the reduction."""
         layout = self.e.layout
-        if rows >= 64 or layout.splits == 1:
+        if rows >= layout.whole or layout.splits == 1:
             return Form(rows, 1, layout.chunk)
         # Of the same size: with larger ones the loop of 1024 units took 128 instructions more, and spilled.
         return Form(rows, layout.splits, max(16, layout.chunk // layout.splits))

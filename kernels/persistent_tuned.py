@@ -107,7 +107,10 @@ def _first(cell: Cell, d: Derivative, room: Room, lanes: int, streamed: bool) ->
             if programs < 2 or programs > room.programs:
                 continue
             groups = max(1, room.programs // programs)
-            layout = Layout(programs, tile, splits=4, groups=groups, loaded=room.loaded, resident=resident)
+            layout = Layout(
+                programs, tile, splits=4, whole=room.whole, groups=groups, loaded=room.loaded,
+                resident=resident,
+            )  # fmt: skip
             if OVERHEAD * alive(cell, d, saved, layout) * tile / (32 * layout.warps) <= REGISTERS:
                 yield layout
 

@@ -41,6 +41,7 @@ def test_names_of_machines():
     assert machine() == CPU and str(CPU) == "cpu fp32"
     assert str(machine("cuda")) == "cuda sm_90 fp32"
     assert CUDA.itemsize == 2 and CUDA.shared == 163 * 1024
+    assert machine("cuda", "sm_120") == Machine("cuda", "sm_80", shared=99 * 1024, units=170)
     assert [machine("cpu", dtype=d).itemsize for d in ("fp64", "fp32", "tf32", "fp16")] == [8, 4, 4, 2]
 
 

@@ -20,6 +20,7 @@ OWN = ("fake_driver.py", "inspect_code.py", "compile_worker.py")
 # What generated cells are made of and by.
 GENERATORS = (
     "framework/cell.py", "framework/component.py", "framework/derivative.py", "framework/ops.py",
+    "framework/persistent*.py", "framework/choose.py", "framework/machine.py",
     "framework/runners/loop.py", "framework/runners/triton_*.py", "framework/runners/*_code.py",
     "framework/runners/joint.py", "conf/cell/*.yaml", "tests/gpu/cases.py", "tests/kernels/loop_cases.py",
 )  # fmt: skip
