@@ -15,6 +15,7 @@ from framework import Network, load_graph
 from framework.runners.triton_persistent import PersistentLoop
 from kernels.persistent_layout import Layout
 from tests.compare import Results, assert_same, assert_same_state, copy_weights, run_network
+from tests.gpu import together
 from tests.graphs import Batch, random_batch
 from tests.interpreter import concurrent
 from tests.interpreter.concurrent import Run
@@ -202,3 +203,10 @@ def test_a_copy_of_a_network_runs_its_own_loops():
     assert all(mine is theirs for mine, theirs in zip(joint.members, other.loops, strict=True))
     assert joint.members[0] is not net.loops[0]
     run_of(other, torch.randn(2, 2, 3, dtype=torch.float64), ["a", "b"])
+
+
+def test_what_a_gpu_would_run():
+    """The functions of tests/gpu on a CPU, where they are interpreted."""
+    source = together.branches({"a": ("lstm", 3), "b": ("gru", 2)}, "b")
+    together.agree(source, "cpu", 2, 2, torch.float32, [[2], [2]], repeats=1, runner="persistent")
+    together.replays(source, "cpu", 2, 2, torch.float32, runner="persistent")
