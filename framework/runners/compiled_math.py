@@ -139,7 +139,8 @@ def log1p(c: Code, x: str) -> str:
     u = c.get(f"fadd {c.v.type} {x}, {c.const(1.0)}")
     kept = c.get(f"fsub {c.v.type} {u}, {c.const(1.0)}")
     lost = c.get(f"fsub {c.v.type} {x}, {kept}")
-    y = c.op("fadd", log(c, u), c.op("fdiv", lost, u))
+    whole = log(c, u)
+    y = c.select(c.compare("oeq", u, c.const(0.0)), whole, c.op("fadd", whole, c.op("fdiv", lost, u)))
     return c.select(c.compare("oeq", x, c.const(math.inf)), x, y)
 
 
