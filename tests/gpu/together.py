@@ -59,7 +59,7 @@ def agree(
 ) -> None:
     """Together and one by one are equal to the bit, again and again, with and without lengths.
 
-    launches: by group of loops, how many there are in each launch. On a GPU the first calls have the watchdog.
+    launches: by group of loops, how many there are in each launch. First calls on a GPU have the watchdog.
     """
     net, apart = pair(source, device, kind, runner)
     print(net.plan)
@@ -80,7 +80,7 @@ def agree(
 def replays(
     source: dict[str, Any], device: str, steps: int, lanes: int, kind: torch.dtype, runner: str = "auto"
 ) -> None:
-    """Captured once, with the streams that it forks, replayed on other numbers: what a call gives for them."""
+    """Captured once, with the streams that it forks, replayed on other numbers: as a call on them."""
     net, _ = pair(source, device, kind, runner)
     g = torch.Generator().manual_seed(steps)
     first, second = (torch.randn(steps, lanes, FEATURES, generator=g).to(device, kind) for _ in range(2))
