@@ -18,8 +18,9 @@ from framework.graph import Graph
 from framework.persistent import cell_of, derivative_of
 from framework.persistent_fit import room
 from framework.products import kind_of
+from framework.runners.loop import Chunk
 from framework.runners.place import machine_of
-from framework.runners.triton_persistent import PersistentLoop
+from framework.runners.triton_persistent import PersistentLoop, Work
 from kernels.gemm import matmul, matmul_dw, operands_of
 from kernels.launch import GEMM_TABLE, Kind, current_chip, gemm_launch
 from kernels.persistent_choice import Room
@@ -50,18 +51,19 @@ class _Watch:
 
     def __init__(self, loop: PersistentLoop, clock: Clock):
         self.loop, self.clock, self.seconds = loop, clock, Seconds()
-        self.launch = loop._launch
+        self.do = loop.do
 
     def __enter__(self) -> Seconds:
-        def timed(chunk: Any, layout: Layout, made: Any, v: Mapping[str, Tensor]) -> None:
-            spent = self.clock(lambda: self.launch(chunk, layout, made, v))
-            self.seconds.setdefault(made[0].name, []).append(spent)
+        def timed(chunk: Chunk, work: Work) -> Any:
+            spent = self.clock(lambda: self.do(chunk, work._replace(finish=lambda: None)))
+            self.seconds.setdefault(work.code.name, []).append(spent)
+            return work.finish()  # products over all steps: of no layout's time
 
-        self.loop._launch = timed  # type: ignore[method-assign]
+        self.loop.do = timed  # type: ignore[method-assign]
         return self.seconds
 
     def __exit__(self, *_: object) -> None:
-        del self.loop._launch
+        del self.loop.do
 
 
 def outcome(net: Network, steps: int, lanes: int) -> list[Tensor]:
