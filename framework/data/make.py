@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
 from framework.data.batch import Dataset
+from framework.data.hub_text import hub_text
 from framework.data.memory_tasks import adding, copy
 from framework.data.options import did_you_mean
 from framework.data.series import series
@@ -20,6 +21,7 @@ DATASETS: Mapping[str, Callable[..., Dataset]] = {
     "synth_speech": synth_speech,
     "timit": timit,
     "text": text,
+    "hub_text": hub_text,
     "adding": adding,
     "copy": copy,
     "series": series,

@@ -14,7 +14,7 @@ import numpy as np
 from framework.data.batch import SPLITS, Split
 from framework.data.cache import cached
 from framework.data.faults import Faults
-from framework.data.huggingface import offline_datasets
+from framework.data.huggingface import file_pieces
 from framework.data.options import at_least, did_you_mean, one_of
 from framework.data.series_streams import Series, Track
 from framework.errors import ConfigError, DataError
@@ -169,21 +169,6 @@ def _columns(named: Columns, head: Any, file: Path) -> Columns:
     return replace(named, inputs=tuple(inputs), targets=named.targets or tuple(inputs))
 
 
-def _pieces(file: Path) -> Iterator[Any]:
-    """The rows of a file in pieces, as arrow tables. Raises DataError when they cannot be read."""
-    datasets = offline_datasets()
-    kind = KINDS[file.suffix.lower()]
-    try:
-        rows = datasets.load_dataset(kind, data_files=str(file), split="train", streaming=True)
-        yield from rows.with_format("arrow").iter(batch_size=ROWS)
-    except Exception as error:  # pandas, arrow and datasets have many kinds of their own for a broken file
-        last: BaseException = error
-        while last.__cause__ is not None:
-            last = last.__cause__
-        text = " ".join(str(last).split()) or type(last).__name__
-        raise DataError(str(file), f"cannot be read as {kind}: {text[:200]}", "Mend or remove it") from error
-
-
 def _build(work: Path, files: list[Path], named: Columns, on_error: str) -> None:
     """Write the numbers of all files behind each other, and where each track lies in them."""
     faults = Faults(on_error)
@@ -194,7 +179,7 @@ def _build(work: Path, files: list[Path], named: Columns, on_error: str) -> None
         for file in files:
             begun = out.tell()
             try:
-                pieces = _pieces(file)
+                pieces = file_pieces(KINDS[file.suffix.lower()], file, ROWS)
                 head = next(pieces, None)
                 if head is None:
                     raise DataError(str(file), "there are no rows in it", "Remove it")

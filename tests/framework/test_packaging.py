@@ -79,6 +79,8 @@ DISTRIBUTIONS = {  # import name -> what pyproject.toml calls it, where they dif
     "yaml": "pyyaml",
     "hydra": "hydra-core",
     "omegaconf": "hydra-core",  # its configuration objects
+    "huggingface_hub": "datasets",  # the client that it reaches the Hub by
+    "pyarrow": "datasets",  # its tables
     "kaldi_native_fbank": "kaldi-native-fbank",
 }
 OURS = {"framework", "kernels", "scripts", "train", "tests"}
@@ -150,7 +152,8 @@ def mistakes(module: str, source: str) -> list[str]:
                 )
         if top in ("hydra", "omegaconf") and module not in CONFIG_EDGE and mine < 7:
             found.append(f"{module} imports {name}: the configuration stops at the edge")
-        if top in ("wandb", "datasets", "soundfile", "matplotlib") and eager and mine < 7:
+        slow = ("wandb", "datasets", "huggingface_hub", "pyarrow", "soundfile", "matplotlib")
+        if top in slow and eager and mine < 7:
             found.append(f"{module} imports {name} at the top: it is slow, import it where it is used")
     return found
 
