@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ class Contest:
 
 def contest(case: Case, device: str, version: str) -> Contest:
     """All systems of a case on the device. `version`: of ours."""
-    torch.compiler.reset()  # what was compiled for other cases must not count against this one's limits
+    if "torch._dynamo" in sys.modules:  # importing it takes seconds
+        torch.compiler.reset()  # what was compiled for other cases must not count against this one's limits
     graph = cases.graph(case)
     torch.manual_seed(SEED)
     weights = Network(graph, runner="torch").to(case.kind).state_dict()

@@ -24,7 +24,10 @@ def largest(needs: Callable[[int], int], budget: int, first: int, most: int) -> 
         low, high = high, 2 * high
     if not low:
         return 0
-    high = min(high, most + 1)
+    if high > most:
+        if needs(most) <= budget:
+            return most
+        high = most
     while high - low > max(1, int(low * NEAR)):
         middle = (low + high) // 2
         low, high = (middle, high) if needs(middle) <= budget else (low, middle)

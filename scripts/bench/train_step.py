@@ -119,7 +119,7 @@ def train_step(case: Case, bench: Bench) -> list[Row]:
     parts: dict[str, dict[str, float]] = {name: {} for name in learners}
     end = time.perf_counter() + 4 * bench.seconds
     turn = -1  # the first one warms up
-    while turn < 4 or time.perf_counter() < end:
+    while turn < 5 or time.perf_counter() < end:
         for name, learner in learners.items():
             took = once(learner, Clock(lambda: None), wait)
             clock = Clock(wait)  # a second update, in which everything waits for the device, tells the parts
