@@ -5,6 +5,7 @@ from importlib import util
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,3 +30,12 @@ def cli(tmp_path, monkeypatch, capfd):
         return code, out, err
 
     return run
+
+
+@pytest.fixture
+def one_thread():
+    """Products as small as these gain nothing from a second thread, and wait for it where cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -15,6 +15,8 @@ UPDATES = 4
 LANES = 2
 RATE = 0.3  # the weights move far, so that a derivative by older ones, or values by newer ones, show
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Definition:
     """Every value of a step is stored when it is first computed. An update goes through the last h steps once

@@ -13,6 +13,8 @@ from framework.task import make_task
 
 LENGTHS = {"train": (5, 1, 9, 3, 7, 2, 6), "dev": (4, 6, 3), "test": (2, 5, 1, 3)}
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def utterances(lengths=LENGTHS):
     """Frames are (1000 * utterance + frame, 1); the class is the frame's number modulo 4."""
