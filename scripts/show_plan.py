@@ -70,17 +70,19 @@ def parser() -> Parser:
     return p
 
 
-def settings(given: Sequence[str]) -> tuple[dict[str, str], dict[str, Any]]:
-    """KEY=VALUE arguments as options and params of the model, in the spelling of train.py.
+def settings(
+    given: Sequence[str], defaults: Mapping[str, str] = OPTIONS
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """KEY=VALUE arguments as options (those of `defaults`) and params of the model, in train.py's spelling.
 
     Raises ConfigError.
     """
-    options, params = dict(OPTIONS), dict[str, Any]()
+    options, params = dict(defaults), dict[str, Any]()
     for each in given:
         key, equals, text = each.partition("=")
         if not equals or not key:
             raise ConfigError(each or "''", "there is no value", "Options look like model=lstm or size=256.")
-        if key in OPTIONS:
+        if key in defaults:
             options[key] = text
             continue
         if key.startswith("model.") and not key.startswith("model.params."):
