@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from framework.machine import Machine
+from framework.machine import CHIPS as PLANNED
+from framework.machine import LIKE, Machine
 
 
 class Rate(NamedTuple):
@@ -112,10 +113,12 @@ def _chip(name: str, clock: float, units: int, bf16: float, tf32: float, fp32: f
     )  # fmt: skip
 
 
-# NVIDIA's data sheets of A100, H100 and H200 SXM, B200, AMD's of MI300X: clocks, TFLOP/s (dense), memory, L2.
+# NVIDIA's data sheets of A100, H100 and H200 SXM, B200, its white papers of GA102 and RTX Blackwell (RTX 3090
+# Ti, RTX 5090), AMD's of MI300X: clocks, TFLOP/s (dense, sums in float32), memory, L2.
 # L2 latency: some 260 cycles and more from the far half (an assumption); of an MI300X through its last cache.
 # L2 bandwidth: an H100 delivers 5.5 TB/s; of the others 60 % of 5,120 bytes a cycle (A100 white paper), the
-# H100's by clock and multiprocessors (B200), and the Infinity Cache's 17.2 TB/s at 60 % (MI300X).
+# H100's by clock and multiprocessors (B200), the Infinity Cache's 17.2 TB/s at 60 % (MI300X), and 60 % of 32
+# bytes a cycle for each multiprocessor of the RTX cards: assumptions.
 CHIPS: dict[str, GpuConstants] = {
     "A100": _chip("A100", 1410, 108, 312, 156, 19.5, 19.5, dram=2.04e6, l2=4.3e6, l2_size=40e6,
                   l2_latency=0.2),
@@ -124,13 +127,28 @@ CHIPS: dict[str, GpuConstants] = {
     "B200": _chip("B200", 1850, 148, 2250, 1125, 75, 37, dram=8e6, l2=6.5e6, l2_size=126e6, l2_latency=0.2),
     "MI300X": _chip("MI300X", 2100, 304, 1307, 653, 163, 163, dram=5.3e6, l2=1e7, l2_size=256e6,
                     l2_latency=0.35),
+    "RTX 3090 Ti": _chip("RTX 3090 Ti", 1860, 84, 80, 40, 40, 0.63, dram=1.01e6, l2=3e6, l2_size=6e6,
+                         l2_latency=0.15),
+    "RTX 5090": _chip("RTX 5090", 2407, 170, 210, 105, 105, 1.64, dram=1.79e6, l2=7.8e6, l2_size=96e6,
+                      l2_latency=0.15),
 }  # fmt: skip
-USUAL = {"sm_80": "A100", "sm_90": "H200", "sm_100": "B200", "gfx9": "MI300X"}
+USUAL = {"sm_80": "A100", "sm_90": "H200", "sm_100": "B200", "gfx9": "MI300X", "sm_86": "RTX 3090 Ti",
+         "sm_120": "RTX 5090"}  # fmt: skip
 
 
 def gpu_constants(machine: Machine) -> GpuConstants | None:
-    """Those of a machine's GPU by its name, else of the usual model of its chip; None: not known."""
+    """Those of a machine's GPU by its name, else of the usual model of its chip that is nearest to it in
+    shared memory, then in multiprocessors; None: not known.
+    """
     for name, k in CHIPS.items():
         if name in machine.name:
             return k
-    return CHIPS.get(USUAL.get(machine.chip, ""))
+    alike = [chip for chip in PLANNED if LIKE.get(chip, chip) == machine.chip]
+    if not alike:
+        return None
+
+    def away(chip: str) -> tuple[int, int]:
+        shared, units = PLANNED[chip]
+        return abs(shared - machine.shared), abs(units - machine.units)
+
+    return CHIPS[USUAL[min(alike, key=away)]]

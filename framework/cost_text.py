@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from framework.choose import TABLE
 from framework.cost import Constants, Passes, Prediction, constants_of, model_of, outputs_read, predict
-from framework.cost_constants import CHIPS, USUAL, CpuConstants
+from framework.cost_constants import CHIPS, USUAL, CpuConstants, gpu_constants
 from framework.cost_parts import Cost
 from framework.machine import CHIPS as PLANNED
 from framework.machine import Machine, machine
@@ -86,9 +86,9 @@ def _runners(c: Component, plan: Plan, k: Constants, made: Prediction, train: bo
 def _elsewhere(c: Component, where: Machine, made: Prediction, train: bool) -> Iterator[str]:
     """The fastest runner that `auto` may take on the usual model of each other chip."""
     for chip in PLANNED:
-        if chip == where.chip:
-            continue
         there, k = machine("cuda", chip, where.dtype), CHIPS[USUAL[chip]]
+        if k is gpu_constants(where):
+            continue
         model = model_of(there, k, made.steps, made.lanes)
         able = [r.name for r in TABLE if not (r.by_name or r.unproven or r.refuses(c, there))]
         times = {name: model.loop(c, name, train).us for name in able}

@@ -122,7 +122,9 @@ def stepping(layer: nn.Module) -> tuple[float, float]:
     def both() -> None:
         forward().sum().backward()
 
-    return best(forward, STEPS), best(both, STEPS)
+    with torch.no_grad():
+        once = best(forward, STEPS)
+    return once, best(both, STEPS)
 
 
 def calling() -> tuple[float, float]:
@@ -136,7 +138,9 @@ def calling() -> tuple[float, float]:
         assert isinstance(y, Tensor)
         return y
 
-    return best(forward, turns=30), best(lambda: forward().sum().backward(), turns=30)
+    with torch.no_grad():
+        once = best(forward, turns=30)
+    return once, best(lambda: forward().sum().backward(), turns=30)
 
 
 def dispatching() -> float:

@@ -1,136 +1,145 @@
-"""Write docs/expected.md: what a step of a persistent kernel should take on an H200, added up from its parts.
+"""Write docs/expected.md: what the model of cost predicts, on GPUs for first measurements to be held against,
+on a CPU beside what was measured.
 
     python -m scripts.bench.expected [--out docs/expected.md]
 
-Nothing here is measured: it is there so that the first measurement can be held against it, part by part. The
-layouts are those that plans choose; the costs of parts are assumptions, each with its reason, in COSTS.
+The model is framework/cost.py; its constants, each with its reason, stand in framework/cost_constants.py
+(GPUs) and framework/cost_cpus.py (CPUs).
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
+from framework.choose import TABLE
 from framework.component import Component
+from framework.cost import outputs_read
+from framework.cost_constants import CHIPS, USUAL, gpu_constants
+from framework.cost_gpu import Gpu
+from framework.cost_parts import Cost
+from framework.cost_text import parts_text
 from framework.load import load_graph
-from framework.machine import Machine, machine
-from framework.persistent import backward_code, forward_code
-from framework.persistent_fit import layout_of
-from framework.plan import make_plan
+from framework.machine import CHIPS as PLANNED
+from framework.machine import machine
+from framework.plan import Plan, make_plan
+from scripts.bench.predicted import check, kept_rows, table
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAD = """\
-# Expected time of a step
-
-Written by `python -m scripts.bench.expected`. **Nothing on this page is measured.** It adds up the parts of a
-step (assumed costs and their reasons: `scripts/bench/expected.py`) for the layouts that plans choose for an
-H200 (sm_90, 132 multiprocessors, bf16), in microseconds, so that a first measurement can be held against it.
-
-Parts: barrier; sources (what others have computed, from L2, and its latency); products (matrices from shared
-memory); pointwise. Tiles of lanes that do not fit side by side follow one another (x2 and so on). Published
-figures to pass, nn.LSTM with cuDNN in fp16 on an H100 at B = 16, H = 768: 1.96 forward, 5.07 both, with its
-input product.
-
-| cell | B | H | programs x lanes | forward | parts | backward | parts | both |
-|---|---|---|---|---|---|---|---|---|"""
+STEPS = 1024
 CELLS = ("lstm", "gru_cudnn", "lstm_peephole")
 LANES = (1, 16, 64, 256)
 UNITS = (128, 256, 512, 768, 1024, 1536, 2048)
+RUNNERS = (("lstm", 128), ("lstm", 512), ("lstm", 1024), ("lstm", 2048), ("lstm", 4096), ("gru", 512),
+           ("lstm_norm", 512), ("rhn", 1024), ("nas", 512), ("sru", 1024))  # fmt: skip
+
+HEAD = """\
+# Expected times
+
+Written by `python -m scripts.bench.expected` from the model of cost (`framework/cost.py`). **No figure for a
+GPU on this page is measured**; figures for a CPU stand beside measured ones. `python scripts/show_plan.py
+model=... cost=true [device=cuda chip=sm_90 dtype=bf16]` predicts any other graph; how to read it:
+[planner.md](planner.md#predicted-times).
+
+## A step of a persistent kernel on an H200
+
+sm_90, 132 multiprocessors, bf16, layouts as plans choose them, microseconds.
+
+Parts: barrier; sources (what others have computed, from L2, and its latency); products (matrices from shared
+memory); pointwise; weights (from L2 or memory, where they are streamed); memory (sequences, where they take
+longer than all that). Tiles of lanes that do not fit side by side follow one another: their parts are added
+up. Published figures to pass, nn.LSTM with cuDNN in fp16 on an H100 at B = 16, H = 768: 1.96 forward, 5.07
+both, with its input product.
+
+| cell | B | H | runner, programs x lanes | forward | parts | backward | parts | both |
+|---|---|---|---|---|---|---|---|---|"""
+WINS = f"""
+## Which runner should win on which GPU
+
+bf16, forward and backward, T = {STEPS:,}, without the product of the input, microseconds a step. The first
+runner of each GPU is what `auto` takes. `torch-fused` is cuDNN's algorithm for bf16, as two kernels a step;
+`auto` does not take it unmeasured. `torch` mostly waits for the host, which calls every op of every step.
+
+| cell | H | GPU | runner | {" | ".join(f"B = {n}" for n in LANES)} | bound with 16 lanes by |
+|---|---|---|---|{"---|" * len(LANES)}---|"""
+MEASURED = """
+## Predicted and measured on a CPU
+
+One layer with as many inputs as units, float32. `torch` is our runner of that name, `torch-fused` torch's own
+LSTM, GRU or RNN, `eager` a loop over torch's cells with autograd. Constants are ceilings, the best of several
+turns and runs (`scripts/bench/results/ceilings.jsonl`); none was fitted to a row. Rows `wall` (`cpu.jsonl`
+and `fused.jsonl` there, T = 128) are medians on a machine on which others worked, many of them at half its
+FLOP/s: predictions are low by as much. Rows `processor` (`times.jsonl`, T = 64) are the least processor time
+of one thread, which leaves out the time of others. No GPU has a row yet.
+"""
 
 
-@dataclass(frozen=True)
-class Costs:
-    """Of an H200, in microseconds and bytes per microsecond."""
-
-    # A load that hits L2: some 260 cycles at 1.75 GHz and more from its far half, an assumption.
-    l2: float = 0.18
-    # A barrier: stores reach L2 (there and back), the release, and polls that see the last arrival (one and
-    # a half on average).
-    trips: float = 3.5
-    # Of one multiprocessor from L2: 64 bytes a cycle.
-    l2_bytes: float = 64 * 1750.0
-    # Of the whole L2: 5.5 TB/s.
-    all_l2_bytes: float = 5.5e6
-    # Matrices come from shared memory for every product: 128 bytes a cycle.
-    shared_bytes: float = 128 * 1750.0
-    # Taking gates apart, sigmoids and tanhs of 16 units x 16 lanes, converting: latency, hardly work.
-    pointwise: float = 0.25
-
-
-COSTS = Costs()
-
-
-@dataclass(frozen=True)
-class Step:
-    """Expected microseconds of one step, and its parts. `rounds`: tiles of lanes one after the other."""
-
-    barrier: float
-    sources: float
-    products: float
-    pointwise: float
-    rounds: int
-
-    @property
-    def total(self) -> float:
-        """All parts, for all tiles."""
-        return self.rounds * (self.barrier + self.sources + self.products + self.pointwise)
-
-
-def component(cell: str, units: int) -> Component:
-    """The loop of a shared cell."""
+def plan_of(cell: str, units: int, where_chip: str) -> Plan:
+    """One layer of a shared cell on a GPU."""
     nodes = {"l": {"cell": cell, "size": units, "in": "x"}}
     graph = load_graph({"inputs": {"x": {"size": units}}, "nodes": nodes, "outputs": ["l"]})
-    return make_plan(graph).components[0]
+    return make_plan(graph, device=machine("cuda", where_chip, "bf16"))
 
 
-def step(c: Component, lanes: int, where: Machine, backward: bool) -> Step:
-    """The expected step of a loop on a machine."""
-    layout = layout_of(c, where).at(lanes)
-    code = backward_code(c, layout, False) if backward else forward_code(c, layout, True, False)
-    matrices = code.numbers if layout.programs > 1 else sum(
-        (run.hi - run.lo) * c.cell[run.source].size for run in c.runs
-    )  # fmt: skip
-    barriers = code.text.count("wait(p_bar")
-    tiles = -(-lanes // layout.lanes)
-    together = min(tiles, layout.groups if layout.programs > 1 else where.units)
-    read = 0.0
-    if layout.programs > 1:  # what each program reads: all units of every source
-        ways = ((r.hi - r.lo, c.cell[r.source].size) for r in c.runs)
-        width = sum(rows if backward else columns for rows, columns in ways)
-        read = width * min(lanes, layout.lanes) * where.itemsize
-    programs = layout.programs * together
-    transfer = max(read / COSTS.l2_bytes, programs * read / COSTS.all_l2_bytes)
-    return Step(
-        barriers * COSTS.trips * COSTS.l2,
-        (COSTS.l2 if read else 0.0) * barriers + transfer,
-        matrices * where.itemsize / COSTS.shared_bytes,
-        COSTS.pointwise * max(1, barriers),
-        -(-tiles // together),
-    )
+def model(chip: str, lanes: int, like: Gpu | None = None) -> Gpu:
+    """Times on the usual GPU of a chip."""
+    where = machine("cuda", chip, "bf16")
+    k = gpu_constants(where)
+    assert k is not None
+    return Gpu(k, where, STEPS, lanes, like)
+
+
+def steps() -> Iterator[str]:
+    """Rows of steps of a persistent kernel."""
+    for cell in CELLS:
+        for units in UNITS:
+            c = plan_of(cell, units, "sm_90").components[0]
+            streamed = able(c, "sm_90")[0] == "streamed"
+            first = model("sm_90", LANES[0])
+            for lanes in LANES:
+                m = model("sm_90", lanes, first)
+                forward, backward = (m.exchanging(c, way, streamed) for way in (False, True))
+                layout, _ = m.kernel(c, False, streamed)
+                name = f"{'streamed' if streamed else 'persistent'}, {layout.programs} x {layout.lanes}"
+                times = f"{row(forward)} | {row(backward)} | {forward.us + backward.us:.2f}"
+                yield f"| {cell} | {lanes} | {units} | {name} | {times} |"
+
+
+def row(cost: Cost) -> str:
+    """Time and parts of a step."""
+    parts = ", ".join(f"{part} {us:.2f}" for part, us in cost.parts.items())
+    return f"{cost.us:.2f} | {parts}"
+
+
+def able(c: Component, chip: str) -> list[str]:
+    """Runners of a GPU that take a loop."""
+    where = machine("cuda", chip, "bf16")
+    return [r.name for r in TABLE if r.devices and not r.by_name and not r.refuses(c, where)]
+
+
+def wins() -> Iterator[str]:
+    """Rows of runners, `auto`'s first, then by their times."""
+    for cell, units in RUNNERS:
+        for chip in PLANNED:
+            plan = plan_of(cell, units, chip)
+            c, given = plan.components[0], outputs_read(plan, plan.components[0])
+            first = model(chip, LANES[0])
+            models = [model(chip, n, first) for n in LANES]
+            fused = ["torch-fused"] if not isinstance(c.vanilla, str) else []
+            names = [*able(c, chip)[:1], *fused, "torch"]
+            costs = {name: [m.loop(c, name, True, given) for m in models] for name in names}
+            taken = plan.choices[0].runner
+            for name in sorted(names, key=lambda name: (name != taken, costs[name][1].us)):
+                times = " | ".join(f"{x.us:.3g}" for x in costs[name])
+                gpu = CHIPS[USUAL[chip]].name
+                yield f"| {cell} | {units} | {gpu} | {name} | {times} | {parts_text(costs[name][1])} |"
 
 
 def page() -> str:
     """The whole page."""
-    where = machine("cuda", "sm_90", "bf16")
-    lines = [HEAD]
-    for cell in CELLS:
-        for units in UNITS:
-            c = component(cell, units)
-            for lanes in LANES:
-                layout = layout_of(c, where).at(lanes)
-                ways = [step(c, lanes, where, backward) for backward in (False, True)]
-                cells = [f"{w.total:.2f} | {parts(w)}" for w in ways]
-                both = sum(w.total for w in ways)
-                first = f"{cell} | {lanes} | {units} | {layout.programs} x {layout.lanes}"
-                lines.append(f"| {first} | {cells[0]} | {cells[1]} | {both:.2f} |")
-    return "\n".join(lines) + "\n"
-
-
-def parts(w: Step) -> str:
-    """The parts of a step in words."""
-    rounds = f" x{w.rounds}" if w.rounds > 1 else ""
-    return f"{w.barrier:.2f} + {w.sources:.2f} + {w.products:.2f} + {w.pointwise:.2f}{rounds}"
+    checks = list(check(kept_rows()))
+    return "\n".join([HEAD, *steps(), WINS, *wins(), MEASURED, *table(checks)]) + "\n"
 
 
 def main() -> None:
