@@ -4,7 +4,7 @@
 #
 #   scripts/bench/gpu_full.sh [--out FOLDER] [--commit NAME] [--minutes 9] [--only tests|timings]
 #
-# --out       where gpu_tests.jsonl (what has passed), gpu.jsonl (timings) go, both appended: scripts/bench/results
+# --out       where gpu_tests.jsonl (what has passed), rows.jsonl (timings) go, both appended: scripts/bench/results
 # --commit    what is measured, where there is no .git to ask
 # --minutes   time for this call
 # --only      one of the two
@@ -68,7 +68,8 @@ if [ "$only" != tests ] && [ "$worst" -ne 75 ]; then
     else
         asked=""
         [ -e .git ] || asked="$commit"
-        part "$python" -m scripts.bench.gpu --out "$out/gpu.jsonl" --limit $((left - 25)) ${asked:+--commit "$asked"}
+        part "$python" -m scripts.bench.run --tables gpu --out "$out/rows.jsonl" --limit $((left - 25)) \
+            ${asked:+--commit "$asked"}
     fi
 fi
 case "$worst" in

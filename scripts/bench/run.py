@@ -89,6 +89,29 @@ def tiny(case: Case) -> Case:
     return replace(case, **small, options=options)
 
 
+class Begun:
+    """A file that names the case at which a run is, so that the next one leaves what hung to the end."""
+
+    def __init__(self, out: Path):
+        self.path = out.with_suffix(".begun")
+
+    def order(self, todo: Sequence[Case]) -> list[Case]:
+        """The cases, with the one at which an earlier run ended behind all others."""
+        stuck = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
+        if any(str(case) == stuck for case in todo):
+            print(f"An earlier run ended in {stuck}: it comes last.", flush=True)
+        return sorted(todo, key=lambda case: str(case) == stuck)
+
+    def at(self, case: Case) -> None:
+        """This one begins."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(str(case), encoding="utf-8")
+
+    def over(self) -> None:
+        """The run has ended by itself."""
+        self.path.unlink(missing_ok=True)
+
+
 def measure(todo: Sequence[Case], bench: Bench, out: Path, end: float) -> tuple[list[str], int]:
     """Measure and append the rows of each case; what went wrong, in words, and how many cases are left."""
     problems: list[str] = []
@@ -98,6 +121,7 @@ def measure(todo: Sequence[Case], bench: Bench, out: Path, end: float) -> tuple[
             print(f"The time is over, {left} cases are left. Run it again to go on.")
             return problems, left
         begun = time.perf_counter()
+        Begun(out).at(case)
         try:
             found = MEASURES[case.what](case, bench)
         except Declined as why:
@@ -160,6 +184,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=rows.KEPT, help="rows are appended to this file")
     parser.add_argument("--minutes", type=float, default=1e6, help="after which no case is begun")
+    parser.add_argument("--limit", type=float, default=1e9, help="the same in seconds")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each pass of a case")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="", help="cuda where there is one")
     parser.add_argument("--threads", type=int, default=0, help="of torch on a CPU")
@@ -195,7 +220,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     info = where.here(device.kind, args.commit)
     if args.tiny:
         info["gpu"] = "none: rehearsed, measures nothing"
-    cases = [c for c in (tiny(c) if args.tiny else c for c in wanted) if args.only in str(c)]
+    small = {str(c): c for c in map(tiny, wanted)}  # many sizes become one
+    cases = [c for c in (small.values() if args.tiny else wanted) if args.only in str(c)]
     known = [] if args.again else rows.read(args.out)
     todo = [c for c in cases if missing(c, known, info)]
     print(f"{len(cases) - len(todo)} of {len(cases)} cases are in {args.out} already", flush=True)
@@ -205,7 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     dtypes = {c.kind for c in todo}
     machine = limits.measure(device.kind, dtypes, *((0.0, 0.05) if args.tiny else (0.3,)))
     bench = Bench(device, 0.0 if args.tiny else args.seconds, info, machine, args.tiny)
-    problems, left = measure(todo, bench, args.out, begun + 60 * args.minutes)
+    stuck = Begun(args.out)
+    problems, left = measure(stuck.order(todo), bench, args.out, begun + min(60 * args.minutes, args.limit))
+    stuck.over()
     print("\n".join(problems), file=sys.stderr, end="\n" if problems else "")
     return 1 if problems else 75 if left else 0
 

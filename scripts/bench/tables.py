@@ -22,7 +22,7 @@ TABLES = {
     "m": "Hoisted products",
 }
 OURS = "intrastream"
-VANILLA = (OURS, f"{OURS} torch", f"{OURS} compiled", "torch layer", "cell loop")
+VANILLA = (OURS, f"{OURS} torch", f"{OURS} compiled", f"{OURS} torch-fused", "torch layer", "cell loop")
 LOOPS = ("eager loop", "compiled loop", "TorchScript loop", "torch scan")
 CUSTOM = ("lstm_peephole", "lstm_norm", "mgu", "rhn", "lstm_projection", "feedback")
 MODES = ("memory=recompute", "chunk=64", "memory=recompute chunk=64")
@@ -152,7 +152,7 @@ LINEAR = {
     "mingru": ("accelerated-scan scalar", "flash-linear-attention hgrn"),
     "minlstm": (),
 }
-RUNNERS = tuple(f"{OURS} {runner}" for runner in ("persistent", "streamed", "torch"))
+RUNNERS = tuple(f"{OURS} {runner}" for runner in ("persistent", "streamed", "torch-fused", "torch"))
 FLASH = tuple(f"FlashRNN {backend}" for backend in ("cuda", "cuda_fused", "triton_fused"))
 
 

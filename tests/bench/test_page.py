@@ -71,3 +71,17 @@ def test_the_command(tmp_path: Path, capsys):
     names = [line.split("(")[-1].rstrip(")") for line in text.splitlines() if line.startswith("![")]
     assert len(names) == 3 and all((out.parent / name).is_file() for name in names)
     assert f"{len(everything())} rows, written" in capsys.readouterr().out
+
+
+def test_lines_for_the_table_by_which_auto_chooses():
+    from scripts.bench.fused import lines
+
+    found = []
+    for pass_, ratio in (("forward", 1.5), ("forward+backward", 2.5)):
+        more = {"pass_": pass_, "ratios": {"intrastream torch": ratio, "intrastream persistent": 0.5}}
+        found += [row("intrastream torch-fused", **more), row("intrastream", **more)]
+        found.append(row("intrastream torch-fused", case="deep", layers=2, **more))
+        found.append(row("intrastream torch-fused", gpu="a GPU", **more))
+    assert lines(found) == ['    Row("cpu", "fp32", "lstm", 128, 8, 2.50, 1.50),  # T = 128']
+    assert lines(found, "sm_90") == ['    Row("sm_90", "fp32", "lstm", 128, 8, 0.50, 0.50),  # T = 128']
+    assert lines(found[:1]) == []  # one way alone is not enough

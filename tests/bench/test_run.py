@@ -101,6 +101,27 @@ def test_a_case_that_raises_fails_the_run_and_not_the_others(
     assert "lstm T=3" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("two")
+def test_a_case_that_hung_comes_last_in_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    class Killed(BaseException):
+        """What ends a process from outside."""
+
+    def hangs(case: Case, bench: Any) -> Any:
+        raise Killed
+
+    out, stock = tmp_path / "rows.jsonl", run.MEASURES["network"]
+    monkeypatch.setitem(run.MEASURES, "network", hangs)  # type: ignore[arg-type]
+    with pytest.raises(Killed):
+        measure(out)
+    monkeypatch.setitem(run.MEASURES, "network", stock)  # type: ignore[arg-type]
+    assert measure(out) == 0
+    assert "An earlier run ended in a: lstm" in capsys.readouterr().out
+    assert [r.options["cell"] for r in rows.read(out)] == ["mgu", "mgu", "lstm", "lstm"]
+    assert not out.with_suffix(".begun").exists()
+
+
 def test_wrong_options_are_told(capsys: pytest.CaptureFixture):
     with pytest.raises(ConfigError, match="no table 'z'"):
         tables.select("a,z", "cpu")

@@ -29,6 +29,7 @@ LADDER = {
     "framework.runners.source_backward": 1,
     "framework.call": 4,
     "framework.chunks": 4,
+    "framework.overlap": 4,
     "framework.peak": 4,
     "framework.network": 4,
     "framework.convert": 4,
@@ -82,6 +83,8 @@ DISTRIBUTIONS = {  # import name -> what pyproject.toml calls it, where they dif
     "huggingface_hub": "datasets",  # the client that it reaches the Hub by
     "pyarrow": "datasets",  # its tables
     "kaldi_native_fbank": "kaldi-native-fbank",
+    "accelerated_scan": "accelerated-scan",
+    "fla": "fla-core",
 }
 OURS = {"framework", "kernels", "scripts", "train", "tests"}
 
@@ -246,7 +249,8 @@ def _plain(name: str) -> str:
 def test_every_package_that_is_imported_is_declared():
     declared = {_plain(d) for d in _project()["dependencies"]}
     # a script may use what only developers have
-    for_developers = {_plain(d) for d in _project()["optional-dependencies"]["dev"]}
+    extras = _project()["optional-dependencies"]
+    for_developers = {_plain(d) for name in ("dev", "bench") for d in extras[name]}
     missing = []
     for name, path in modules().items():
         allowed = declared | (for_developers if name.split(".")[0] == "scripts" else set())
