@@ -148,7 +148,9 @@ class Windows:
             torch.set_rng_state(w["random"])
             entry = w["entry"]
             if entry is not None:
-                entry = self.net.load_state({n: h.to(self.device) for n, h in entry.items()})
+                like = self.net.like
+                moved = {n: h.to(like if h.is_floating_point() else like.device) for n, h in entry.items()}
+                entry = self.net.load_state(moved)
             # The targets are not looked at any more.
             self.forward(Batch(w["x"], w["x"], w["lengths"], w["resets"], ()), entry)
         put(views, now)

@@ -293,7 +293,8 @@ class Trainer:
         self.at = Position(**content["position"])
         self.sums = {key: value.to(self.device) for key, value in content["sums"].items()}
         if (state := content["state"]) is not None:
-            state = {key: value.to(self.device) for key, value in state.items()}
+            like = self.compute.runs.like  # train.dtype may be another one now
+            state = {n: x.to(like) if x.is_floating_point() else x.to(like.device) for n, x in state.items()}
             self.state = self.compute.runs.load_state(state)
         if self.windows is not None:
             self.windows.load(content.get("windows", []))
