@@ -71,7 +71,7 @@ class Call:
             self.state = State(state.history, self.state.initial)
         self.ends: dict[str, Tensor] = {}  # nodes of which only the state after the chunk is known
         self.masks: dict[int, Tensor | None] = {}
-        self.values: dict[int, Tensor] = {}
+        self.values = {self.plan.roots[name]: v for name, v in self.inputs.items()}
         self.buffers: dict[int, Any] = {}  # of loops: their hoisted sums, or how to make them
         self.clock: dict[str, float] | None = None
         if whole is not None:
@@ -94,7 +94,8 @@ class Call:
         self.net.seed = int(seed)
         return self.net.seed
 
-    def _now(self) -> float:
+    def now(self) -> float:
+        """Seconds of a clock, if times are taken."""
         return time.perf_counter() if self.clock is not None else 0.0
 
     def _inputs(self, x: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -186,50 +187,53 @@ class Call:
 
     def run(self) -> tuple[Tensor | dict[str, Tensor], State]:
         """Outputs (a tensor, or a dict when there are several) and the state after the chunk."""
-        start = self._now()
-        for name, v in self.inputs.items():
-            self.values[self.plan.roots[name]] = v
+        start = self.now()
         for item in self.net.order:
             if isinstance(item, Together):
-                self._together(item)
+                start_loops(self.net, item, {k: self for k in item.steps})
             else:
-                self._step(item)
-            for k in item.steps if isinstance(item, Together) else (item,):
-                for a in self.net.last_uses[k]:
-                    self.values.pop(a, None)
-        state = self._state()
+                self.step(item)
+        state = State({name: self.after(name) for name in self.state.history}, self.state.initial)
+        if self.clock is not None:
+            self.clock["hoisted"] += self.now() - start - self.clock["loop"]
+        return self.outputs(), state
+
+    def outputs(self) -> Tensor | dict[str, Tensor]:
+        """What the graph gives, once all steps have run; padding is 0."""
         outputs: dict[str, Tensor] = {}
         for shown, node in self.net.graph.outputs.items():
             y = self.values[self.plan.roots[node]]
             if self.padding is not None:
                 y = y.masked_fill(self.padding, 0.0)
             outputs[shown] = y
-        if self.clock is not None:
-            self.clock["hoisted"] += self._now() - start - self.clock["loop"]
-        return (outputs if len(outputs) > 1 else next(iter(outputs.values()))), state
+        return outputs if len(outputs) > 1 else next(iter(outputs.values()))
 
-    def _state(self) -> State:
-        history: dict[str, Tensor] = {}
-        for name, old in self.state.history.items():
-            if name in self.ends:
-                history[name] = self.ends[name]
-                continue
-            now = self.values[self.plan.roots[name]]
-            history[name] = carry(old, now, self.state.initial[name], self.lengths, self.resets)
-        return State(history, self.state.initial)
+    def after(self, name: str) -> Tensor:
+        """The last values of a node or input, for the chunk that follows: once they are there."""
+        if name in self.ends:
+            return self.ends[name]
+        old, now = self.state.history[name], self.values[self.plan.roots[name]]
+        return carry(old, now, self.state.initial[name], self.lengths, self.resets)
 
     # Steps --------------------------------------------------------------------------------------------
 
-    def _step(self, k: int) -> None:
+    def step(self, k: int) -> None:
+        """Run one step."""
         step = self.plan.steps[k]
         if isinstance(step, Linear):
             self._linear(k, step)
         elif isinstance(step, Loop):
-            start = self._now()
-            self._loop(step, self._ready(step))
-            self._count(start)
+            start = self.now()
+            self.loop(step, self.ready(step))
+            self.count(start)
         elif step.op not in self.net.unread_maps:
             self._map(step.op)
+        self.let_go(k)
+
+    def let_go(self, k: int) -> None:
+        """Forget what nobody reads after step k."""
+        for a in self.net.last_uses[k]:
+            self.values.pop(a, None)
 
     def value(self, at: int) -> Tensor:
         """The value of an op of the program: [T, B, size], or [size] for weights and numbers."""
@@ -323,33 +327,12 @@ class Call:
         """dropout: 0 or 1/(1-p); zoneout: 1 where the old value stays. Without training: their mean."""
         return mask_values(op, self.seed, self.steps, self.lanes, self.like, self.first)
 
-    def _together(self, group: Together) -> None:
-        """Loops that start together. What they take is made first, before any stream is left."""
-        start = self._now()
-        loops = {k: step for k in group.steps if isinstance(step := self.plan.steps[k], Loop)}
-        ready = {k: self._ready(step) for k, step in loops.items()}
-        if torch.compiler.is_compiling():
-            for k, step in loops.items():
-                self._loop(step, ready[k])
-            return
-        fork = Fork(self.like.device)
-        for launch, stream in zip(group.launches, group.streams, strict=True):
-            made: list[Tensor] = []
-            with fork.on(stream, [x for k in launch for x in _tensors(ready[k])], made):
-                if len(launch) == 1:
-                    made += self._loop(loops[launch[0]], ready[launch[0]])
-                    continue
-                found = self.net.joint[launch]([ready[k] for k in launch])
-                for k, out in zip(launch, found, strict=True):
-                    made += self._keep(loops[k], out)
-        fork.join()
-        self._count(start)
-
-    def _count(self, start: float) -> None:
+    def count(self, start: float) -> None:
+        """Note what loops took since `start`."""
         if self.clock is not None:
-            self.clock["loop"] += self._now() - start
+            self.clock["loop"] += self.now() - start
 
-    def _ready(self, step: Loop) -> LoopCall:
+    def ready(self, step: Loop) -> LoopCall:
         """What a loop takes."""
         c, loop = self.plan.components[step.component], self.net.loops[step.component]
         given = self.buffers.pop(step.pre, None)
@@ -387,13 +370,14 @@ class Call:
             init,
         )
 
-    def _loop(self, step: Loop, call: LoopCall) -> list[Tensor]:
+    def loop(self, step: Loop, call: LoopCall) -> list[Tensor]:
         """One loop on its own; the sequences that it gives."""
         if isinstance(call.pre, Fed):
             return self._fused(self.net.fused[step.pre], call.pre, call.boundary)
-        return self._keep(step, self.net.loops[step.component](*call))
+        return self.keep(step, self.net.loops[step.component](*call))
 
-    def _keep(self, step: Loop, out: Sequence[Tensor]) -> list[Tensor]:
+    def keep(self, step: Loop, out: Sequence[Tensor]) -> list[Tensor]:
+        """Note the sequences of a loop."""
         for (at, _), v in zip(self.plan.components[step.component].outputs, out, strict=True):
             self.values[at] = v
         return list(out)
@@ -407,6 +391,36 @@ class Call:
         if c is not None:
             self.ends[loop.v.memory] = c
         return [h] if c is None else [h, c]
+
+
+def start_loops(net: Network, group: Together, calls: Mapping[int, Call]) -> None:
+    """Start the loops of a group together; `calls`: of which call each is, those without one are left out.
+
+    What they take is made first, before any stream is left. While torch.compile records it is one by one.
+    """
+    some = next(iter(calls.values()))
+    start = some.now()
+    loops = {k: step for k in calls if isinstance(step := net.plan.steps[k], Loop)}
+    ready = {k: calls[k].ready(step) for k, step in loops.items()}
+    fork = Fork(some.like.device)
+    for whole, stream in zip(group.launches, group.streams, strict=True):
+        launch = tuple(k for k in whole if k in calls)
+        if len(launch) < 2 or torch.compiler.is_compiling():
+            for k in launch:
+                made: list[Tensor] = []
+                number = 0 if torch.compiler.is_compiling() else stream
+                with fork.on(number, _tensors(ready[k]), made):
+                    made += calls[k].loop(loops[k], ready[k])
+        else:
+            made = []
+            with fork.on(stream, [x for k in launch for x in _tensors(ready[k])], made):
+                found = net.joint(launch)([ready[k] for k in launch])
+                for k, out in zip(launch, found, strict=True):
+                    made += calls[k].keep(loops[k], out)
+    fork.join()
+    for k, call in calls.items():
+        call.let_go(k)
+    some.count(start)
 
 
 def _tensors(call: LoopCall) -> list[Tensor]:

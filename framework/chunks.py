@@ -61,10 +61,10 @@ def run_chunks(
             y, now = run(inputs, now, ends, cuts)
         outs.append(y)
     assert now is not None
-    return _joined(outs), now
+    return joined(outs), now
 
 
-def _joined(outs: list[Outputs]) -> Outputs:
+def joined(outs: list[Outputs]) -> Outputs:
     """The outputs of parts one after another."""
     named = [y for y in outs if isinstance(y, dict)]
     if named:

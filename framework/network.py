@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from framework.errors import ConfigError
 from framework.graph import Graph
 from framework.load import load_graph
 from framework.order import last_uses, order, unread_maps
+from framework.overlap import run_overlapped
 from framework.plan import Memory, Parallel, Plan, make_plan
 from framework.runners.compiled_loop import CompiledLoop
 from framework.runners.fused import FusedLoop
@@ -56,7 +57,7 @@ def loop_of(c: Component, runner: str, plan: Plan) -> LoopRunner | RebuildLoop:
     loop = make(c)
     if plan.memory == "recompute" and loop.rebuilds:
         return RebuildLoop(c, make, plan.products.by)
-    if plan.chunk is not None and loop.own_masks:  # kernels count the steps of their masks from 0
+    if (plan.chunk or plan.overlap) and loop.own_masks:  # kernels count the steps of their masks from 0
         return make(replace(c, masks={}))
     return loop
 
@@ -92,12 +93,14 @@ class Network(nn.Module):
         memory: Memory = "save",
         chunk: int | None = None,
         together: bool = True,
+        overlap: int | None = None,
     ):
         super().__init__()
         self.graph = graph if isinstance(graph, Graph) else load_graph(graph)
         self.plan: Plan = make_plan(
-            self.graph, parallel, runner, products=products, memory=memory, chunk=chunk, together=together
-        )
+            self.graph, parallel, runner, products=products, memory=memory, chunk=chunk, together=together,
+            overlap=overlap,
+        )  # fmt: skip
         self.profile = False
         self.watchdog: bool | int = False
         self.timing = {"hoisted": 0.0, "loop": 0.0}
@@ -130,13 +133,17 @@ class Network(nn.Module):
         self.unread_maps = unread_maps(self.plan, self.loops)
         self.order = order(self.plan)
         self.last_uses = last_uses(self.plan, self.order)
-        self.joint = {launch: self._joint(launch) for x in self.plan.together for launch in x.launches}
+        self._joint: dict[tuple[int, ...], JointLoop] = {}
 
-    def _joint(self, launch: Sequence[int]) -> JointLoop:
+    def joint(self, launch: tuple[int, ...]) -> JointLoop:
         """The loops of one launch (steps of the plan)."""
-        found = (step for k in launch if isinstance(step := self.plan.steps[k], Loop))
-        members = [self.loops[step.component] for step in found]
-        return JointLoop([x for x in members if isinstance(x, PersistentLoop)], self.plan.machine)
+        if launch not in self._joint:
+            found = (step for k in launch if isinstance(step := self.plan.steps[k], Loop))
+            members = [self.loops[step.component] for step in found]
+            persistent = [x for x in members if isinstance(x, PersistentLoop)]
+            assert len(persistent) == len(launch), self.plan
+            self._joint[launch] = JointLoop(persistent, self.plan.machine)
+        return self._joint[launch]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Network:
         """Every move of a module (to, cuda, half, to_empty) goes through here."""
@@ -229,6 +236,8 @@ class Network(nn.Module):
             if self.plan.chunk is not None:
                 assert self.copies is None, "parts would be computed again with other weights"
                 return run_chunks(self, x, state, lengths, resets, self.plan.chunk)
+            if self.plan.overlap is not None:
+                return run_overlapped(self, x, state, lengths, resets, self.plan.overlap)
             return Call(self, x, state, lengths, resets).run()
 
     def peak_bytes(self, steps: int, lanes: int) -> int:

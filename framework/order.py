@@ -25,6 +25,10 @@ class Makes(Protocol):
 def order(plan: Plan) -> Order:
     """The steps of a plan in order, with loops that start together as one."""
     home = {k: x for x in plan.together for k in x.steps}
+    if plan.overlap is not None:
+        stage = stages(plan)
+        at = [(stage[k], isinstance(step, Loop), k) for k, step in enumerate(plan.steps)]
+        return tuple(k for _, _, k in sorted(at))
     if not home:
         return tuple(range(len(plan.steps)))
     needs = list(_needs(plan))
@@ -47,6 +51,16 @@ def order(plan: Plan) -> Order:
     for k in range(len(plan.steps)):
         add(k)
     return tuple(out)
+
+
+def stages(plan: Plan) -> list[int]:
+    """For each step its stage: 1 is all that reads no loop, and the loops that read only this; 2 what reads
+    those, and the loops behind it; and so on.
+    """
+    out: list[int] = []
+    for needs in _needs(plan):
+        out.append(max((out[n] + isinstance(plan.steps[n], Loop) for n in needs), default=1))
+    return out
 
 
 def _before(steps: Sequence[int], needs: Sequence[Sequence[int]], done: set[int]) -> set[int]:

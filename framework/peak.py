@@ -69,6 +69,8 @@ def peak_bytes(net: Network, steps: int, lanes: int) -> int:
     if net.fused:
         cause = "torch's own LSTM, GRU and RNN do not say what they keep"
         raise ConfigError("runner", cause, "Take runner=torch, or measure.")
+    if net.plan.overlap is not None:
+        raise ConfigError("overlap", "peaks of overlapping parts are not predicted", "Leave overlap out.")
     chunk = net.plan.chunk
     graph, item = net.graph, net.like.element_size()
     weights = item * sum(prod(p.shape) for p in net.plan.packs.values())

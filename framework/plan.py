@@ -25,7 +25,7 @@ from framework.pause import no_garbage_collection
 from framework.products import BY_TORCH, Products, choose_products
 from framework.scc import components, topological
 from framework.steps import Linear, Loop, Map, Pack, Step, make_steps
-from framework.together import Together, start_together
+from framework.together import Together, check_overlap, start_together, start_wave
 
 __all__ = ["Linear", "Loop", "Map", "Pack", "Plan", "Step", "make_plan"]
 
@@ -60,6 +60,8 @@ class Plan:
     )
     apart: bool = False  # whether all loops are to run one by one
     together: tuple[Together, ...] = ()  # those that do not
+    overlap: int | None = None  # parts of a chunk in which loops behind each other overlap
+    wave: Together | None = None  # how those of different parts start together
 
     def __str__(self) -> str:
         from framework.plan_text import plan_text
@@ -78,7 +80,9 @@ class Plan:
             ours = "products=triton" if self.asked == "triton" else ours
             choices = tuple(choose(c, self.runner, machine, ours) for c in self.components)
         products = choose_products(machine, self.asked)
-        plan = replace(self, machine=machine, choices=choices, products=products, together=())
+        plan = replace(self, machine=machine, choices=choices, products=products, together=(), wave=None)
+        if self.overlap is not None:
+            return replace(plan, wave=start_wave(plan))
         return replace(plan, together=start_together(plan))
 
     def activation_bytes(self, steps: int, lanes: int, itemsize: int | None = None) -> int:
@@ -102,6 +106,7 @@ def make_plan(
     memory: Memory = "save",
     chunk: int | None = None,
     together: bool = True,
+    overlap: int | None = None,
 ) -> Plan:
     """Plan `graph`. parallel="none" leaves every product in a loop, step by step (for comparison).
 
@@ -110,8 +115,9 @@ def make_plan(
     "torch", or "auto" (torch on a CPU, what the launch table says on a GPU). `memory`: "save" keeps what the
     backward of a loop reads, "recompute" the sequences of its nodes; `chunk`: so many steps run at once, and
     again for the backward (None: all). `together`: whether loops that do not read each other start at the
-    same time on a GPU, where it has room. Raises GraphError for a loop without delay or a component that runs
-    both ways in time, ConfigError for a name that does not exist.
+    same time on a GPU, where it has room; `overlap`: a call runs in so many parts, and a loop in one of them
+    beside those that read it in the part before. Raises GraphError for a loop without delay or a component
+    that runs both ways in time, ConfigError for a name that does not exist.
     """
     if parallel not in PARALLEL:
         raise ConfigError("parallel", f"'{parallel}' is not known", known("There are", parallel, PARALLEL))
@@ -128,7 +134,9 @@ def make_plan(
     machine = device if isinstance(device, Machine) else named_machine(device)
     with no_garbage_collection():
         plan = replace(_make_plan(graph, parallel, runner), asked=products, memory=memory, chunk=chunk)
-        plan = replace(plan, apart=not together)
+        plan = replace(plan, apart=not together, overlap=overlap)
+        if overlap is not None:
+            check_overlap(plan)
         if chunk is not None and plan.looks_ahead:
             raise ConfigError("chunk", "a node reads later steps, which lie in the next chunk",
                               "Leave chunk out, or take memory=recompute.")  # fmt: skip

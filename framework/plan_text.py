@@ -40,7 +40,9 @@ def plan_text(plan: Plan) -> str:
 
 
 def _totals(plan: Plan) -> Iterator[str]:
-    for group in plan.groups:
+    if plan.wave is not None:
+        yield f"   overlap = {plan.overlap} parts; at the same time, each in another part: {plan.wave.how}"
+    for group in plan.groups if plan.wave is None else ():
         yield f"   {group_text(plan, group)}"
     if plan.machine.device != "cpu" or plan.asked != "auto":
         yield f"   {products_text(plan.machine, plan.products)}"

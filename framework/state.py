@@ -16,7 +16,7 @@ class State:
     """
 
     def __init__(self, history: Mapping[str, Tensor], initial: Mapping[str, Tensor]):
-        self.history = dict(history)
+        self.history: Mapping[str, Tensor] = dict(history)
         self.initial = dict(initial)
 
     def __getitem__(self, name: str) -> Tensor:

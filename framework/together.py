@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from framework import persistent_fit
+from framework.errors import ConfigError
 from framework.steps import Loop
 
 if TYPE_CHECKING:
@@ -47,6 +48,30 @@ def start_together(plan: Plan) -> tuple[Together, ...]:
         return ()
     found = (_group(plan, group) for group in plan.groups)
     return tuple(x for x in found if any(x.streams) or len(x.launches) < len(x.steps))
+
+
+def start_wave(plan: Plan) -> Together:
+    """How the loops of a plan start together, each in another part of a call."""
+    loops = {k: step for k, step in enumerate(plan.steps) if isinstance(step, Loop)}
+    if plan.apart:
+        names = ", then ".join(plan.components[step.component].name for step in loops.values())
+        return Together(tuple((k,) for k in loops), (0,) * len(loops), f"{names} (together=False)")
+    return _group(plan, list(loops))
+
+
+def check_overlap(plan: Plan) -> None:
+    """Raises ConfigError for a plan whose calls cannot run in overlapping parts."""
+    if not isinstance(plan.overlap, int) or isinstance(plan.overlap, bool) or plan.overlap < 2:
+        cause = f"{plan.overlap!r} is no number of parts"
+        raise ConfigError("overlap", cause, "Take a whole number from 2 on, or null.")
+    if plan.looks_ahead:
+        cause = "a node reads later steps, which lie in the next part"
+        raise ConfigError("overlap", cause, "Leave overlap out.")
+    if plan.chunk is not None:
+        cause = "chunk runs one part after the other, and each again"
+        raise ConfigError("overlap", cause, "Leave out chunk or overlap.")
+    if not any(isinstance(step, Loop) for step in plan.steps):
+        raise ConfigError("overlap", "there is no loop", "Leave overlap out.")
 
 
 def group_text(plan: Plan, group: Sequence[int]) -> str:

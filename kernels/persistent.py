@@ -57,7 +57,7 @@ def launch(
     check_grid(layout, grid, current_chip(device))
     watch = new_watch(grid, device) if "p_watch" in code.arguments else None
     arguments = own_arguments(code, layout, steps, lanes, tensors)
-    arguments |= common_arguments([layout], tensors, steps, lanes, seed if code.keys else None)
+    arguments |= common_arguments([layout], tensors, lanes, seed if code.keys else None)
     if watch is not None:
         arguments |= {"p_watch": watch, "polls": POLLS if polls is True else polls}
     with refusals(f"each of {layout.programs} programs with {layout.lanes} lanes", grid):
@@ -75,9 +75,9 @@ def grid_of(layout: Layout, lanes: int) -> int:
 def own_arguments(
     code: Kernel, layout: Layout, steps: int, lanes: int, tensors: Mapping[str, Tensor]
 ) -> dict[str, Any]:
-    """Arguments that are a loop's own, by name: tensors, their strides, how it is spread, keys of masks."""
+    """Arguments that are a loop's own, by name: steps, tensors, their strides, how it is spread, keys."""
     tensors = {**tensors, **_exchanged(code, layout, steps, lanes, tensors)}
-    out: dict[str, Any] = {"BB": layout.lanes}
+    out: dict[str, Any] = {"T": steps, "BB": layout.lanes}
     for name in code.arguments:
         if name == "p_watch":
             continue
@@ -95,12 +95,11 @@ def own_arguments(
 
 
 def common_arguments(
-    layouts: Sequence[Layout], tensors: Mapping[str, Tensor], steps: int, lanes: int, seed: int | None
+    layouts: Sequence[Layout], tensors: Mapping[str, Tensor], lanes: int, seed: int | None
 ) -> dict[str, Any]:
     """Arguments that all loops of a launch share, and how it is made. seed: of random masks, if there are."""
     dtype, like = _dtype(tensors), next(iter(tensors.values()))
     out: dict[str, Any] = {
-        "T": steps,
         "B": lanes,
         "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32,
         "PRECISION": precision(like.device, dtype),

@@ -21,16 +21,17 @@ from kernels.persistent_source import CONSTANTS, Kernel, declared, wrapped
 from kernels.watchdog import POLLS, Stuck, new_watch, raise_if_stuck
 
 # What all loops of a launch are given alike.
-COMMON = ("p_watch", "polls", "T", "B", "seed", "COMPUTE", "PRECISION")
+COMMON = ("p_watch", "polls", "B", "seed", "COMPUTE", "PRECISION")
 _HEAD = re.compile(r"^@triton\.jit\(do_not_specialize=\[.*\]\)\ndef (\w+)\(\n", re.MULTILINE)
 
 
 class Part(NamedTuple):
-    """A loop of a launch: what `persistent.launch` takes for one, and its name for errors."""
+    """A loop of a launch: what `persistent.launch` takes for it alone, and its name for errors."""
 
     name: str
     code: Kernel
     layout: Layout
+    steps: int
     tensors: Mapping[str, Tensor]
 
 
@@ -89,7 +90,6 @@ def launch_joint(
     code: Kernel,
     module: ModuleType,
     parts: Sequence[Part],
-    steps: int,
     lanes: int,
     seed: int,
     polls: int | bool = True,
@@ -108,9 +108,9 @@ def launch_joint(
     masks = any(part.code.keys for part in parts)
     arguments: dict[str, Any] = {f"END{i}": end for i, end in enumerate(ends)}
     for i, part in enumerate(parts):
-        own = own_arguments(part.code, part.layout, steps, lanes, part.tensors)
+        own = own_arguments(part.code, part.layout, part.steps, lanes, part.tensors)
         arguments |= {_outer(name, i): x for name, x in own.items()}
-    arguments |= common_arguments(layouts, parts[0].tensors, steps, lanes, seed if masks else None)
+    arguments |= common_arguments(layouts, parts[0].tensors, lanes, seed if masks else None)
     if watch is not None:
         arguments |= {"p_watch": watch, "polls": POLLS if polls is True else polls}
     spread = " and ".join(f"{layout.programs} with {layout.lanes} lanes" for layout in layouts)

@@ -60,7 +60,7 @@ class JointLoop:
         return persistent_fit.side_by_side([member.layout for member in self.members], lanes, self.machine)
 
     def __call__(self, calls: Sequence[LoopCall]) -> list[tuple[Tensor, ...]]:
-        """The outputs of each, see `LoopRunner.__call__`; calls: of the same steps and lanes.
+        """The outputs of each, see `LoopRunner.__call__`; calls: of the same lanes and seed.
 
         Where one launch has no room for so many lanes, it is one loop after the other.
         """
@@ -78,16 +78,21 @@ class JointLoop:
         with torch.no_grad():
             return [out for out, _ in about.run(flat, [False] * len(calls))]
 
-    def launch(self, chunk: Chunk, members: Sequence[PersistentLoop], works: Sequence[Work]) -> list[Any]:
+    def launch(
+        self, chunks: Sequence[Chunk], members: Sequence[PersistentLoop], works: Sequence[Work]
+    ) -> list[Any]:
         """Do the works of some members at once; what each of them returns."""
         from kernels.persistent_joint import Part, launch_joint
 
         names = [member.c.name for member in members]
         code, module = self._compiled([work.code for work in works], names)
-        parts = [Part(name, w.code, w.layout, w.tensors) for name, w in zip(names, works, strict=True)]
-        seed = int(chunk.seed or 0)
+        parts = [
+            Part(name, work.code, work.layout, chunk.steps, work.tensors)
+            for name, chunk, work in zip(names, chunks, works, strict=True)
+        ]
+        lanes, seed, polls = chunks[0].lanes, int(chunks[0].seed or 0), chunks[0].watchdog
         with errors_of(f"loops {', '.join(names)}", code.name):
-            launch_joint(code, module, parts, chunk.steps, chunk.lanes, seed, polls=chunk.watchdog)
+            launch_joint(code, module, parts, lanes, seed, polls)
         return [work.finish() for work in works]
 
     def _compiled(self, codes: Sequence[Kernel], names: Sequence[str]) -> tuple[Kernel, ModuleType]:
@@ -135,7 +140,7 @@ class JointCall:
                 members, self.chunks, self.n_ext, self.tensors, train, self.layouts(), strict=True
             )
         ]
-        return self.joint.launch(self.chunks[0], members, works)
+        return self.joint.launch(self.chunks, members, works)
 
     def gradients(
         self, flat: Sequence[Tensor], kept: Sequence[dict[str, Tensor]], dy: Sequence[Tensor | None]
@@ -151,9 +156,9 @@ class JointCall:
             for i, member in zip(taking, members, strict=True)
         ]
         if len(works) == 1:
-            found = [members[0].do(self.chunks[0], works[0])]
+            found = [members[0].do(self.chunks[taking[0]], works[0])]
         else:
-            found = self.joint.launch(self.chunks[0], members, works)
+            found = self.joint.launch([self.chunks[i] for i in taking], members, works)
         for i, gradients in zip(taking, found, strict=True):
             out[self.tensors[i]] = gradients
         return out

@@ -32,7 +32,7 @@ def pair(left: str, right: str, lanes: int, units: int, dtype: str, masked: bool
     (group,) = net.plan.together
     assert len(group.launches) == 1 and group.streams == (0,), group
     steps = [step for k in group.steps if isinstance(step := net.plan.steps[k], Loop)]
-    joint = net._joint(group.steps)
+    joint = net.joint(group.steps)
     assert isinstance(joint, JointLoop) and len(joint.members) == len(steps) == 2
     given = [
         taken(net, s.component, net.plan.components[s.component], loop, lanes, kind, masked)

@@ -180,7 +180,7 @@ def test_equal_loops_share_their_source():
     """One function, called twice."""
     net = joined("equal ones", TWO)
     run_of(net, torch.randn(2, 2, 3, dtype=torch.float64), ["a", "b"])
-    (joint,) = net.joint.values()
+    (joint,) = net._joint.values()
     texts = [code.text for code, _ in joint._code.values()]
     assert len(texts) == 2 and all(text.count("@triton.jit") == 2 for text in texts)
 
@@ -199,7 +199,7 @@ def test_a_copy_of_a_network_runs_its_own_loops():
     net = joined("equal ones", ONE)
     run_of(net, torch.randn(2, 2, 3, dtype=torch.float64), ["a", "b"])
     other = copy.deepcopy(net)
-    (joint,) = other.joint.values()
+    (joint,) = other._joint.values()
     assert all(mine is theirs for mine, theirs in zip(joint.members, other.loops, strict=True))
     assert joint.members[0] is not net.loops[0]
     run_of(other, torch.randn(2, 2, 3, dtype=torch.float64), ["a", "b"])
