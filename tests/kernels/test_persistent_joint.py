@@ -205,6 +205,25 @@ def test_a_copy_of_a_network_runs_its_own_loops():
     run_of(other, torch.randn(2, 2, 3, dtype=torch.float64), ["a", "b"])
 
 
+def test_layers_in_parts():
+    """A wave through time and layers: part k of one beside part k - 1 of the next, of other length; what the
+    torch runner computes in one go.
+    """
+    cells = {"a": {"cell": "gru", "size": 3, "in": "x"}, "b": {"cell": "lstm", "size": 4, "in": "a"}}
+    graph = load_graph({"inputs": {"x": {"size": 3}}, "nodes": cells, "outputs": ["b", "a"]})
+    batch = random_batch(graph, 2, True, True, 3, 2)
+    net = network(graph, together=True, overlap=2)
+    copy_weights(net, random_weights(graph, 2))
+    for loop, layout in zip(net.loops, (TWO, THREE), strict=True):
+        assert isinstance(loop, PersistentLoop)
+        loop._layout = layout
+    with concurrent(seed=2) as run:
+        got = run_network(net, [batch], 2)
+    # First the first part of a; then its second one (a single step) with the first of b; then the rest of b.
+    assert run.grids == [(2, 1, 1), (5, 1, 1), (3, 1, 1), (3, 1, 1), (5, 1, 1), (2, 1, 1)]
+    assert_same(got, by_torch(graph, [batch], 2, False), cells)
+
+
 def test_what_a_gpu_would_run():
     """The functions of tests/gpu on a CPU, where they are interpreted."""
     source = together.branches({"a": ("lstm", 3), "b": ("gru", 2)}, "b")
