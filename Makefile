@@ -1,6 +1,8 @@
 # make .venv | train | test | lint | bench
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes of `make test`. A test is one thread of Python; so is torch in each of them then.
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help .venv train test lint bench
@@ -10,8 +12,9 @@ help:
 	@echo "make train   train lstm_variant on the generated corpus synth_speech (minutes on a CPU, no network)"
 	@echo "make test    lint, then all tests that need no GPU and no patience"
 	@echo "make lint    ruff and pyright"
-	@echo "make bench   time the runners against torch.nn and an eager loop"
+	@echo "make bench   measure for 20 minutes what docs/performance.md lacks, and write it again"
 	@echo "PYTHON=python3.12 make .venv   takes another Python (3.11 or newer)"
+	@echo "make test JOBS=8               runs the tests in eight processes instead of two"
 
 .venv: .venv/.installed
 
@@ -27,11 +30,12 @@ train: .venv
 
 test: .venv
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
 bench: .venv
-	$(BIN)/python -m scripts.bench.cpu
+	$(BIN)/python -m scripts.bench.run --minutes 20 || [ $$? -eq 75 ]      # 75: there is more to measure
+	$(BIN)/python -m scripts.bench.page

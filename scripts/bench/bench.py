@@ -66,6 +66,7 @@ class Bench:
         work: tuple[float, float],
         *,
         peak_bytes: int | None = None,
+        predicted_ms: float | None = None,
         **more: Any,
     ) -> Row:
         """The row of one system. times: name of each system of these rounds -> milliseconds; work: operations
@@ -103,7 +104,7 @@ class Bench:
             ceiling_bytes=known and round(known.bandwidth),
             floor_ms=floor and float(f"{floor:.4g}"),
             limit=floor and float(f"{floor / p50:.3g}"),
-            predicted_ms=None,
+            predicted_ms=predicted_ms and float(f"{predicted_ms:.4g}"),
             seed=SEED,
             turns=len(own),
             ratios={o: round(speedup(times, system.name, o), 3) for o in times if o != system.name},

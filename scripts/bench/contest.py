@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from framework import Network
+from framework.cost import constants_of, predict
 from framework.graph import Graph
 from scripts.bench import agree, cases, peers
 from scripts.bench.bench import SEED, Bench
@@ -119,10 +120,24 @@ def run(case: Case, bench: Bench) -> list[Row]:
         for s in made.systems:
             peak = bench.device.peak(turns[s.name]()) if s.counted or bench.device.kind == "cuda" else None
             more = {"peak_bytes": peak, "errors": rounded(errors[s.name]), "declined": made.declined}
+            more["predicted_ms"] = predicted_ms(s, case, pass_)
             more["figures"] = {"first_s": round(s.first_s, 3), **s.figures}
             rows.append(bench.row(case, s, pass_, times, work, **more))
             s.module.zero_grad(set_to_none=True)
     return rows
+
+
+def predicted_ms(system: System, case: Case, pass_: str) -> float | None:
+    """Milliseconds by the model of cost; None of others, and where it knows nothing of plan or machine."""
+    net = system.module
+    if not isinstance(net, Network):
+        return None
+    plan = net.plan
+    known = (plan.parallel, plan.memory, plan.chunk) == ("intra", "save", None)
+    if not known or constants_of(plan.machine) is None:
+        return None
+    passes = "forward" if pass_ == FORWARD else "forward+backward"
+    return predict(plan, case.T, case.B, passes, threads=torch.get_num_threads()).seconds * 1e3
 
 
 def rounded(errors: Mapping[str, float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 from scripts.bench import rows
 from scripts.bench.cases import Case
@@ -102,6 +103,7 @@ def section(machine: tuple[str, str, int], found: Sequence[Row], images: Path | 
         f"{len(found)} rows of {dates[0]} to {dates[-1]}; {'; '.join(versions)}; commits {states}.",
         limits(found),
         summary(found),
+        model(found),
     ]
     if images:
         from scripts.bench import plot
@@ -138,6 +140,26 @@ def summary(found: Sequence[Row]) -> str:
         for t, other, n, worst, middle, best in medians(found)
     ]
     heads = ["forward and backward", "ours against", "cases", "worst", "median", "best"]
+    return table(heads, lines) if lines else ""
+
+
+def model(found: Sequence[Row]) -> str:
+    """How far the model of cost was from what was measured."""
+    by_pass: dict[str, list[float]] = {}
+    for r in found:
+        if r.predicted_ms:
+            by_pass.setdefault(r.pass_, []).append(r.predicted_ms / r.p50_ms)
+    lines = [
+        [
+            p,
+            len(v),
+            f"{100 * median(abs(x - 1) for x in v):.0f} %",
+            f"{median(v):.2f}",
+            f"{min(v):.2f} to {max(v):.2f}",
+        ]
+        for p, v in by_pass.items()
+    ]
+    heads = ["model of cost", "rows of ours", "median error", "median of predicted / measured", "range"]
     return table(heads, lines) if lines else ""
 
 

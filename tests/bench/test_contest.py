@@ -64,6 +64,7 @@ def test_rows_of_a_case():
         assert r.flops == (flops if r.pass_ == "forward" else 3 * flops) and r.floor_ms and r.limit
         assert set(r.ratios) == {*names} - {r.system} and set(r.errors) == {"y", "dx", "dw"}
         assert list(r.declined) == ["sru"]
+        assert (r.predicted_ms is not None) == r.system.startswith("intrastream")
     versions = {r.system: r.version for r in rows}
     assert versions["intrastream"] == BENCH.version and versions["nn.LSTM"] == torch.__version__
     assert next(r for r in rows if r.system == "intrastream torch").figures["runner"] == "torch"
