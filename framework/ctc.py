@@ -7,7 +7,6 @@ recognition is: labels folded (TIMIT: 61 -> 39, q taken out), aligned with the r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -16,13 +15,9 @@ from torch import Tensor
 
 from framework.align import Errors, Pair, align, count_errors
 from framework.data import Batch
+from framework.data.utterances import frames_needed
 from framework.decode import beam_search, best_path
 from framework.errors import DataError
-
-
-def frames_needed(labels: list[int]) -> int:
-    """The shortest path of a sequence of labels: between two equal ones there must be a blank."""
-    return len(labels) + sum(a == b for a, b in pairwise(labels))
 
 
 class Ctc:

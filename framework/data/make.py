@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
+from framework.data.audio_folder import audio_folder
 from framework.data.batch import Dataset
 from framework.data.hub_text import hub_text
 from framework.data.memory_tasks import adding, copy
@@ -20,6 +21,7 @@ from framework.errors import ConfigError
 DATASETS: Mapping[str, Callable[..., Dataset]] = {
     "synth_speech": synth_speech,
     "timit": timit,
+    "audio_folder": audio_folder,
     "text": text,
     "hub_text": hub_text,
     "adding": adding,

@@ -12,8 +12,8 @@ from framework.data.batch import SPLITS, UNSCORED, Split
 from framework.data.cache import cached, source_digest
 from framework.data.options import at_least
 from framework.data.phones import PHONES
-from framework.data.synthesis import Speaker, Utterance
 from framework.data.streams import Streams, streamed
+from framework.data.synthesis import Speaker, Utterance
 from framework.data.utterances import Part, Utterances, moments
 from framework.errors import DataError
 

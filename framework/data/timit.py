@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from framework.data import features, timit_tables, timit_tree
 from framework.data.batch import SPLITS, UNSCORED, Split
 from framework.data.cache import cached, source_digest
 from framework.data.faults import Faults
-from framework.data.huggingface import offline_datasets
 from framework.data.options import at_least, one_of
-from framework.data.timit_tables import fold_to_39, phone_set, relabel
-from framework.data.timit_tree import Recording, Tree, find, read_phn, read_wav
+from framework.data.speech_table import COLUMNS, read_part, write_tables
 from framework.data.streams import Streams, streamed
-from framework.data.utterances import Part, Utterances, moments
-from framework.errors import ConfigError, DataError, UserError
+from framework.data.timit_tables import fold_to_39, phone_set, relabel
+from framework.data.timit_tree import Recording, find, read_phn, read_wav
+from framework.data.utterances import Part, Utterances
+from framework.errors import ConfigError, DataError
 
 
 def timit(
@@ -68,12 +66,15 @@ def timit(
         "on_error": on_error,
         "source": source_digest(features, timit_tables, timit_tree),
     }
-    folder = cached(
-        cache_dir, "timit", key, lambda work: _build(work, tree, n_mels, energy, deltas, on_error)
-    )
+
+    def build(work: Path) -> None:
+        row = partial(_row, n_mels=n_mels, energy=energy)
+        write_tables(work, tree.splits, row, deltas, Faults(on_error))
+
+    folder = cached(cache_dir, "timit", key, build)
     faults.load(folder)
     classes = torch.tensor([*relabel(phones, UNSCORED), UNSCORED])  # the last, at -1: frames without label
-    parts: dict[Split, Part] = {split: _part(folder / split, deltas, classes) for split in SPLITS}
+    parts: dict[Split, Part] = {split: read_part(folder / split, deltas, classes) for split in SPLITS}
     scale = torch.load(folder / "moments.pt", weights_only=True)
     whole = Utterances(
         "timit",
@@ -113,74 +114,6 @@ def _stamp(recording: Recording) -> list[Any]:
     return [str(recording.wav), *((s.st_size, s.st_mtime_ns) for s in stats)]
 
 
-# of a split's arrow table; those of a list are a type of each item
-COLUMNS: dict[str, str | list[str]] = {
-    "id": "string",
-    "speaker": "string",
-    "frames": "int32",
-    "x": ["float32"],  # [frames * features], without deltas
-    "y": ["int16"],  # [frames], class among the 61, -1 for none
-    "targets": ["int16"],  # [segments], classes among the 61
-}
-
-
-def _build(work: Path, tree: Tree, n_mels: int, energy: bool, deltas: int, on_error: str) -> None:
-    """Write one arrow table a split, mean and deviation of the training features, and what was left out."""
-    datasets = offline_datasets()
-    faults = Faults(on_error)
-    columns = datasets.Features(
-        {
-            name: datasets.Sequence(datasets.Value(kind[0]))
-            if isinstance(kind, list)
-            else datasets.Value(kind)
-            for name, kind in COLUMNS.items()
-        }
-    )
-    scratch = work / "making"
-    for split in SPLITS:
-        try:
-            table = datasets.Dataset.from_generator(
-                _rows,
-                features=columns,
-                cache_dir=str(scratch / split),
-                gen_kwargs={
-                    "split": split,
-                    "recordings": tree.splits[split],
-                    "n_mels": n_mels,
-                    "energy": energy,
-                    "faults": faults,
-                },
-                fingerprint=f"{work.name}-{split}",  # no hashing of our objects: `cached` has the key
-            )
-        except datasets.exceptions.DatasetGenerationError as error:
-            if isinstance(error.__cause__, UserError):
-                raise error.__cause__ from None
-            raise
-        table.save_to_disk(str(work / split))
-        del table  # closes the map of the scratch file
-    shutil.rmtree(scratch)
-    classes = torch.arange(62)  # any: only features count here
-    mean, deviation = moments(_part(work / "train", deltas, classes))
-    torch.save({"mean": mean, "deviation": deviation}, work / "moments.pt")
-    faults.save(work)
-
-
-def _rows(
-    split: Split, recordings: tuple[Recording, ...], n_mels: int, energy: bool, faults: Faults
-) -> Iterator[dict[str, Any]]:
-    good = 0
-    for recording in recordings:
-        try:
-            row = _row(recording, n_mels, energy)
-        except DataError as error:
-            faults.add(error)
-        else:
-            good += 1
-            yield row
-    if not good:
-        raise DataError(split, "none of its recordings can be used", "Copy the corpus again")
-
-
 def _row(recording: Recording, n_mels: int, energy: bool) -> dict[str, Any]:
     """What a table holds of a recording. Raises DataError for a file that cannot be used."""
     index = {name: i for i, name in enumerate(phone_set(61))}
@@ -197,25 +130,3 @@ def _row(recording: Recording, n_mels: int, energy: bool) -> dict[str, Any]:
         "y": features.frame_labels(segments, len(x), index, -1).numpy(),
         "targets": [index[segment.label] for segment in segments],
     }
-
-
-def _part(folder: Path, deltas: int, classes: Tensor) -> Part:
-    """Map a table; `classes` [62] turns a stored class into one of the set in use, its last entry -1."""
-    try:
-        table = offline_datasets().load_from_disk(str(folder))
-        ids, speakers, frames = (tuple(table[name]) for name in ("id", "speaker", "frames"))
-        said = [classes[torch.tensor(row)].tolist() for row in table["targets"]]
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            str(folder),
-            f"the cached corpus cannot be read ({error})",
-            f"Delete {folder.parent}: it is made again",
-        ) from error
-    table = table.with_format("numpy", columns=["x", "y"])
-
-    def load(i: int) -> tuple[Tensor, Tensor]:
-        row = table[i]
-        x = torch.tensor(row["x"], dtype=torch.float32).reshape(frames[i], -1)
-        return features.add_deltas(x, deltas), classes[torch.tensor(row["y"], dtype=torch.int64)]
-
-    return Part(ids, speakers, frames, load, tuple(tuple(c for c in row if c >= 0) for row in said))

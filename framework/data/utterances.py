@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -95,6 +96,11 @@ class Utterances:
             rows = [torch.tensor(part.targets[i], dtype=torch.int64) for i in items]
             targets = pad_sequence(rows, batch_first=True, padding_value=UNSCORED)
         return Batch(x, y, lengths, None, tuple(part.ids[i] for i in items), targets)
+
+
+def frames_needed(labels: Sequence[int]) -> int:
+    """The least frames that can hold labels in a row (CTC): between two equal ones there must be a blank."""
+    return len(labels) + sum(a == b for a, b in pairwise(labels))
 
 
 def moments(part: Part) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from framework.align import Errors, align, count_errors
-from framework.ctc import Ctc, frames_needed
+from framework.ctc import Ctc
 from framework.data import Batch, make_dataset
+from framework.data.utterances import frames_needed
 from framework.decode import beam_search, best_path
 from framework.errors import ConfigError, DataError
 from framework.evaluate import add

@@ -226,6 +226,7 @@ def test_it_trains(cli, corpus):
         "cell=gru",
         "model.params.size=8",
         "model.params.layers=1",
+        "train.threads=1",
         "train=smoke",
         "logger=none",
     )
