@@ -1,7 +1,7 @@
 # make .venv | train | test | lint | bench
 PYTHON ?= python3
 BIN := .venv/bin
-# Processes of `make test`. A test is one thread of Python; so is torch in each of them then.
+# Processes of `make test`: most of a test is one thread of Python. Torch has one thread in each, too.
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
