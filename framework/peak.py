@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from framework.cell import Op
 from framework.errors import ConfigError
 from framework.order import steps_of
+from framework.runners.compiled_loop import CompiledLoop
 from framework.runners.loop import Chunk, LoopRunner
 from framework.runners.products import copies_columns, copies_weights
 from framework.runners.rebuild import RebuildLoop
@@ -298,7 +299,10 @@ class _Walk:
 
     def weights(self, component: int) -> int:
         """Bytes of the copies of its weights that a loop makes for its products."""
-        c = self.plan.components[component]
+        c, loop = self.plan.components[component], self.net.loops[component]
+        inner = loop.inner if isinstance(loop, RebuildLoop) else loop
+        if isinstance(inner, CompiledLoop):
+            return inner.packed() * self.item
         shapes = [(run.hi - run.lo, c.cell[run.source].size) for run in c.runs]
         return sum(n * m * self.item for n, m in shapes if copies_weights(self.net.like, self.lanes, n, m))
 

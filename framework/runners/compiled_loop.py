@@ -69,6 +69,13 @@ class CompiledLoop(TorchLoop):
         return known
 
 
+    def packed(self) -> int:
+        """Numbers of the copies of its weights that a call makes."""
+        source = self.source("train", False)[1]
+        assert isinstance(source, _Native)
+        return sum(source.function(torch.float32)[0].packs.values())
+
+
 class _Native:
     """Runs a step of `compiled_nests` for all steps of a chunk. Adds the rows of one step to the source."""
 
@@ -103,7 +110,8 @@ class _Native:
                 out[f"K{abs(op.shift)}"] = out[f"L{abs(op.shift)}"] = 1
         return out
 
-    def _function(self, dtype: torch.dtype) -> tuple[Function, Callable[..., None]]:
+    def function(self, dtype: torch.dtype) -> tuple[Function, Callable[..., None]]:
+        """The text, and what it is compiled to."""
         known = self._functions.get(dtype)
         if known is None:
             v = native.vectors(REALS[dtype])
@@ -114,7 +122,7 @@ class _Native:
     def __call__(self, steps: int, block: int, v: dict[str, Any]) -> None:
         """Run over the buffers v."""
         like = next(x for x in v.values() if isinstance(x, Tensor) and x.is_floating_point())
-        made, run = self._function(like.dtype)
+        made, run = self.function(like.dtype)
         lanes = next(v[n].shape[1] for n in made.bases if n[0] in "PVGESRXD")
         held: list[Any] = []
         back: list[tuple[Tensor, Tensor]] = []

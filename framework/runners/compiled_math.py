@@ -100,10 +100,14 @@ def sigmoid(c: Code, x: str) -> str:
 
 
 def tanh(c: Code, x: str) -> str:
-    """(e^2x - 1) / (e^2x + 1)."""
+    """With a = e^2|x| - 1: a / (a + 2), or the more exact 1 - 2 / (a + 2) where that is above 1/2."""
     limit = 44.0 if _double(c) else 20.0
-    e = expm1(c, c.op("fadd", x, x), -limit, limit)
-    return c.op("fdiv", e, c.op("fadd", e, c.const(2.0)))
+    size = c.call("fabs", x)
+    a = expm1(c, c.op("fadd", size, size), 0.0, limit)
+    large = c.compare("ogt", a, c.const(2.0))
+    q = c.op("fdiv", c.select(large, c.const(2.0), a), c.op("fadd", a, c.const(2.0)))
+    y = c.select(large, c.op("fsub", c.const(1.0), q), q)
+    return c.call("copysign", y, x)
 
 
 def log(c: Code, x: str) -> str:

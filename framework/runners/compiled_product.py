@@ -33,22 +33,19 @@ def tile(v: Vectors, rows: int) -> Code:
     """The function `tile<rows>`: out[r, :] (+)= x[r, :] by a panel.
 
     Few rows leave too few sums to keep the units busy: they get several for different k, added up at the end.
+    What was there is added last: sums that begin with it would round all they take in to its scale.
     """
     c = Code(v)
-    apart = {1: 4, 2: 2}.get(rows, 1)
+    apart = {1: 4, 2: 4, 4: 2}.get(rows, 1)
     masks = [c.mask(c.i64("sub", "%left", j * v.width)) for j in range(PANEL)]
     adds = c.splat_bits("%add")
     places = [c.at("%out", c.i64("mul", "%ostride", r)) for r in range(rows)]
     xs = [c.at("%x", c.i64("mul", "%xstride", r)) for r in range(rows)]
     sums = []
-    for part in range(apart):
-        for r in range(rows):
-            for j in range(PANEL):
-                value = "zeroinitializer"
-                if not part:
-                    wanted = c.get(f"and {v.bits} {masks[j]}, {adds}")
-                    value = c.load(c.at(places[r], j * v.width), wanted)
-                sums.append(c.variable(v.type, value))
+    for _ in range(apart):
+        for _ in range(rows):
+            for _ in range(PANEL):
+                sums.append(c.variable(v.type, "zeroinitializer"))
 
     def step(k: str, part: int) -> None:
         weights = [c.load(c.at("%panel", c.i64("add", c.i64("mul", k, columns(v)), j * v.width)))
@@ -73,7 +70,9 @@ def tile(v: Vectors, rows: int) -> Code:
             parts = [c.get(f"load {v.type}, ptr {p}") for p in mine]
             while len(parts) > 1:
                 parts = [c.op("fadd", a, b) for a, b in zip(parts[::2], parts[1::2], strict=True)]
-            c.store(parts[0], c.at(places[r], j * v.width), masks[j])
+            place = c.at(places[r], j * v.width)
+            there = c.load(place, c.get(f"and {v.bits} {masks[j]}, {adds}"))
+            c.store(c.op("fadd", there, parts[0]), place, masks[j])
     return c
 
 

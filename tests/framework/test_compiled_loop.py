@@ -49,6 +49,15 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small products of torch are slower by many threads than by one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def compiled(graph: Any, **more: Any) -> Network:
     """A network whose loops are all compiled."""
     net = Network(graph, runner="compiled", **more)
@@ -93,13 +102,20 @@ def test_more_random_graphs(seed: int):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*CELLS, *(f"model {m}" for m in MODELS)])
-def test_cell_and_model(name: str):
-    source: Any = name.removeprefix("model ") if name.startswith("model ") else cell_graph(name)
-    given = {"inputs": 3, "size": 4, "classes": 2} if name.startswith("model ") else None
-    graph = load_graph(source, given) if given else load_graph(source)
-    for lengths, resets in ((True, True), (False, False)):
-        check(graph, source, random_batch(graph, 1, lengths=lengths, resets=resets, steps=6, lanes=3))
+@pytest.mark.parametrize("name", CELLS)
+def test_cell(name: str):
+    cell_or_model(load_graph(cell_graph(name)), name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_model(name: str):
+    cell_or_model(load_graph(name, input={"size": 5}, classes=4, size=6), name)
+
+
+def cell_or_model(graph: Any, name: str) -> None:
+    for cut in (True, False):
+        check(graph, name, random_batch(graph, 1, lengths=cut, resets=cut, steps=6, lanes=3))
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "cut"])
@@ -153,14 +169,19 @@ def test_float32_error_at_most_twice_that_of_torch_at_each_step():
     for seed in range(8):
         torch.manual_seed(seed)
         exact.reset_parameters()
-        x = torch.randn(24, 4, 8, dtype=torch.float64)
+        for w in exact.weights().values():
+            w.copy_(w.float())
+        x = torch.randn(16, 4, 8).double()
         want = run(exact, x)
+        found = {}
         for who, net in systems.items():
             copy_weights(net, {name: w.float() for name, w in exact.weights().items()})
-            for name, found in run(net, x).items():
-                error = (found.double() - want[name]).square()
-                error = error.sum((1, 2)) if name.startswith("step") else error.sum()
-                squares[who][name] = squares[who].get(name, 0.0) + error
+            found[who] = run(net, x)
+        for name, value in want.items():
+            dims = (1, 2) if name.startswith("step") else (0,)
+            errors = {who: (x[name].double() - value).square().sum(dims) for who, x in found.items()}
+            for who, error in errors.items():  # an ill-conditioned draw counts no more than others
+                squares[who][name] = squares[who].get(name, 0.0) + error / errors["theirs"].mean()
     for name, ours in squares["ours"].items():
         worst = (ours / squares["theirs"][name]).sqrt().max().item()
         assert worst <= 2.0, f"{name}: {worst:.2f} times the error of torch"
@@ -190,16 +211,12 @@ def test_threads_do_not_change_results(near: int, monkeypatch: pytest.MonkeyPatc
     weights, net = random_weights(graph, 0), compiled(graph).double().eval()
     copy_weights(net, weights)
     batch = random_batch(graph, 0, lengths=True, resets=True, steps=11, lanes=6)
-    before = torch.get_num_threads()
     monkeypatch.setattr(compiled_loop, "WORK", 0)
     monkeypatch.setattr(compiled_loop, "NEAR", near)
     found = []
-    try:
-        for n in (1, 2, 3):
-            torch.set_num_threads(n)
-            found.append(results(net, batch))
-    finally:
-        torch.set_num_threads(before)
+    for n in (1, 2, 3):
+        torch.set_num_threads(n)
+        found.append(results(net, batch))
     for other in found[1:]:
         for name, x in found[0].items():
             scale = x.abs().max().clamp(min=1e-3)
@@ -216,7 +233,6 @@ def test_two_python_threads_at_once(monkeypatch: pytest.MonkeyPatch):
     want = net(batch.inputs["x"])[0]
     monkeypatch.setattr(compiled_loop, "WORK", 0)
     monkeypatch.setattr(compiled_loop, "NEAR", 0)
-    before = torch.get_num_threads()
     wrong: list[str] = []
 
     def work() -> None:
@@ -227,13 +243,10 @@ def test_two_python_threads_at_once(monkeypatch: pytest.MonkeyPatch):
                 wrong.append("differs")
 
     threads = [threading.Thread(target=work) for _ in range(3)]
-    try:
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join(60)
-    finally:
-        torch.set_num_threads(before)
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(60)
     assert not any(t.is_alive() for t in threads) and not wrong
 
 

@@ -10,6 +10,7 @@ from framework.errors import ConfigError
 from framework.load import load_graph
 from framework.machine import machine
 from framework.memory import kept
+from framework.plan import Memory
 from scripts.bench.memory import peak_bytes
 
 T, B, F, H = 96, 32, 40, 48
@@ -51,6 +52,14 @@ def test_predicted_peak(cell: str, layers: int, both: bool, memory: str, chunk: 
     net = Network(graph, memory=memory, chunk=chunk, runner="torch")
     count, predicted = measured(net, T, B), net.peak_bytes(T, B)
     assert abs(predicted / count - 1) <= NEAR, (count, predicted)
+
+
+@pytest.mark.parametrize("cell, memory", [("lstm", "save"), ("rhn", "recompute")])
+def test_predicted_peak_of_compiled_loops(cell: str, memory: Memory):
+    pytest.importorskip("llvmlite")
+    net = Network(lstm(F, H, cell=cell).graph, memory=memory, runner="compiled")
+    count, predicted = measured(net, T, B), net.peak_bytes(T, B)
+    assert abs(predicted / count - 1) <= 2 * NEAR, (count, predicted)
 
 
 def test_recompute_takes_less_than_half():
