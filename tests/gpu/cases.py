@@ -161,8 +161,8 @@ def network(graph: Graph, runner: str, device: str, kind: torch.dtype, products:
 
 def check_taken(plan: Plan, runner: str) -> None:
     """Raises AssertionError when `runner` does not have all loops; what is linear beside a dense one may go
-    to another (scrn), and "auto" is free to choose anything but torch on a GPU. Skips the test where a GPU has
-    less shared memory than the H100 that sizes are made for.
+    to another (scrn), and "auto" is free to choose anything but torch on a GPU. Skips the test where a GPU
+    has less shared memory than the H100 that sizes are made for.
     """
     for c, choice in zip(plan.components, plan.choices, strict=True):
         linear = c.kind == "linear" and runner not in ("torch", "elementwise")

@@ -77,6 +77,8 @@ class Progress:
                 tries[row["test"]] += row["outcome"] == "began"
                 if row["outcome"] in ("passed", "skipped"):
                     passed.add(row["test"])
+                elif row["outcome"] == "failed":  # also when its end fails after it has passed
+                    passed.discard(row["test"])
         return passed, tries
 
     def write(self, test: str, outcome: str, **more: Any) -> None:

@@ -103,6 +103,8 @@ def test_sources_decide(tmp_path: Path):
     old.write("t", "passed")
     assert Progress(path, {"sources": "1"}, 1.0).passed == {"t"}
     assert Progress(path, {"sources": "2"}, 1.0).passed == set()
+    old.write("t", "failed")
+    assert Progress(path, {"sources": "1"}, 1.0).passed == set()
 
 
 @pytest.mark.parametrize(
