@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 from scripts.bench import rows
 from scripts.bench.cases import Case
+from scripts.bench.limits import Limits
 from scripts.bench.page_growth import growth
 from scripts.bench.page_tables import (
     DTYPES,
@@ -92,6 +94,8 @@ def title(machine: tuple[str, str, int]) -> str:
 
 def section(machine: tuple[str, str, int], found: Sequence[Row], images: Path | None) -> str:
     """Everything of one machine."""
+    most = machine_limits(found)
+    found = [limited(r, most) for r in found]
     codes = list(dict.fromkeys((r.commit, r.code, r.dirty) for r in found))
     dates = sorted(r.date[:10] for r in found)
     versions = sorted({f"torch {r.torch}, triton {r.triton or 'absent'}, Python {r.python}" for r in found})
@@ -101,7 +105,7 @@ def section(machine: tuple[str, str, int], found: Sequence[Row], images: Path | 
     parts = [
         f"## {title(machine)}",
         f"{len(found)} rows of {dates[0]} to {dates[-1]}; {'; '.join(versions)}; commits {states}.",
-        limits(found),
+        limits(most),
         summary(found),
         model(found),
     ]
@@ -120,17 +124,30 @@ def section(machine: tuple[str, str, int], found: Sequence[Row], images: Path | 
     return "\n\n".join(part for part in parts if part)
 
 
-def limits(found: Sequence[Row]) -> str:
-    """The measured ceilings behind `of the limit`."""
-    best: dict[str, float] = {}
+def machine_limits(found: Sequence[Row]) -> Limits | None:
+    """The highest ceilings of all runs on a machine: what disturbed one run did not disturb them all."""
+    flops: dict[str, float] = {}
     for r in found:
         if r.ceiling_flops:
-            best[r.dtype] = max(best.get(r.dtype, 0.0), r.ceiling_flops)
+            flops[r.dtype] = max(flops.get(r.dtype, 0.0), r.ceiling_flops)
     copied = [r.ceiling_bytes for r in found if r.ceiling_bytes]
-    if not best or not copied:
+    return Limits(flops, max(copied)) if flops and copied else None
+
+
+def limited(row: Row, machine: Limits | None) -> Row:
+    """The row with its share of these limits."""
+    if machine is None or row.limit is None or row.dtype not in machine.flops:
+        return row
+    floor = 1e3 * machine.floor(row.dtype, row.flops, row.bytes)
+    return replace(row, floor_ms=floor, limit=floor / row.p50_ms)
+
+
+def limits(machine: Limits | None) -> str:
+    """The measured ceilings behind `of the limit`."""
+    if machine is None:
         return ""
-    rates = ", ".join(f"{number(v / 1e9)} GFLOP/s in {DTYPES.get(k, k)}" for k, v in best.items())
-    return f"Limits (the highest of all runs): {rates}; {number(max(copied) / 1e9)} GB/s copied."
+    rates = ", ".join(f"{number(v / 1e9)} GFLOP/s in {DTYPES.get(k, k)}" for k, v in machine.flops.items())
+    return f"Limits (the highest of all runs): {rates}; {number(machine.bandwidth / 1e9)} GB/s copied."
 
 
 def summary(found: Sequence[Row]) -> str:

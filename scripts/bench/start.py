@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("import torch", "import ours", "plan", "build", "first step", "second step")
-TURNS = 3
+TURNS = 2
 LIMIT = 300.0  # seconds that one process may take
 
 

@@ -134,15 +134,15 @@ def on_cpu() -> Iterator[Case]:
     """Everything for a CPU."""
     yield from vanilla_on_cpu()
     yield from custom_on_cpu()
+    yield from streams(64, 128, "float32")
+    yield from modes(256, 16, 128, 32, 2048, "float32")
+    yield from updates(16, 256, "float32")
     yield from stacks(
         ((8, 128), (32, 256)), 128, (OURS, f"{OURS} torch", "torch layer", "eager loop"), "float32"
     )
-    yield from streams(64, 128, "float32")
-    yield from modes(256, 16, 128, 32, 2048, "float32")
     yield from growing(64, 8, 128, (OURS, f"{OURS} torch", "torch layer"), "float32")
-    yield from graphs((100, 1000, 10000))
     yield from starts(128, 8, 128, "float32")
-    yield from updates(16, 256, "float32")
+    yield from graphs((100, 1000, 10000))
 
 
 # (B, H) on a GPU: usual sizes first, then small and large ones. Peers have published 16 lanes of 768.
