@@ -47,7 +47,7 @@ def window_count(steps: int, dataset: Dataset, memory_chunk: int | None) -> int:
     return steps // chunk
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Window:
     """h' steps that have run.
 

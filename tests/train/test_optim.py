@@ -1,14 +1,16 @@
 """What happens to weights: decay, noise, averages, rollback, bfloat16; and a resumed run does the same."""
 
+import dataclasses
 import math
+import weakref
 
 import pytest
 import torch
 
-from framework import Network, checkpoint
-from framework.bptt import window_count
+from framework import Network, checkpoint, load_graph
+from framework.bptt import Windows, window_count
 from framework.compute import Compute
-from framework.errors import ConfigError
+from framework.errors import ConfigError, TrainingError
 from framework.evaluate import evaluate
 from framework.optim import Schedule, decay_groups, make_optimizer
 from tests.train.test_train_loop import GRAPH, Lists, fit, make_batch, make_trainer, weights
@@ -230,6 +232,31 @@ def test_bfloat16_computes_and_float32_remembers(tmp_path):
     assert apart < 0.01 * size  # gradients by bfloat16 are known to about one part in a hundred
     steps = max(float(x.abs().max()) for x in wanted.values()) / 30
     assert steps < 2.0**-9 * max(float(w.abs().max()) for w in start.values())
+
+
+def test_a_run_that_meets_nan_keeps_its_windows(tmp_path):
+    """What last.pt holds goes on as if the bad batch had been a good one from the start."""
+    options = {"epochs": 1, "windows": 2, "weight_noise": 0.05}
+    whole = make_trainer(tmp_path / "a", stream(), **options)
+    fit(whole)
+    bad = stream()
+    batch = bad.epochs[0][4]
+    bad.epochs[0][4] = dataclasses.replace(batch, x=batch.x * math.nan)
+    with pytest.raises(TrainingError, match="update 5"):
+        fit(make_trainer(tmp_path / "b", bad, **options))
+    assert same(weights(resumed(tmp_path / "b" / "last.pt", stream(), **options)), weights(whole))
+
+
+def test_what_was_walked_for_the_last_time_is_let_go():
+    torch.manual_seed(0)
+    net = Network(load_graph(GRAPH))
+    windows, state, graphs = Windows(net, 2), None, []
+    for k in range(6):
+        y, state = windows.forward(make_batch(k), state)
+        graphs.append(weakref.ref(windows.last[-1]))
+        windows.backward(y.square().mean())
+        alive = [w() is not None for w in graphs]
+        assert alive == [False] * k + [True]  # one window waits for the next update
 
 
 class Chunks:

@@ -27,7 +27,7 @@ CASES = {
                   "data.batch_size=8", "model=MODEL", "train.epochs=3", "train.plateau_patience=0"],
     "streams": ["data=text", "data.max_chars=40000", "data.chunk=32", "data.batch_size=16", "model=MODEL",
                 "train.epochs=0", "train.max_steps=110", "train.eval_steps=30", "train.eval_batches=3",
-                "train.accumulate=2"],
+                "train.accumulate=2", "train.bptt=64", "train.ema=0.9"],
 }  # fmt: skip
 MODEL = """
 params: {input: {size: 1}, classes: 1}
