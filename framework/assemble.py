@@ -49,6 +49,8 @@ def assemble(
     products: str = "auto",
     memory: str = "save",
     memory_chunk: int | None = None,
+    together: bool = True,
+    overlap: int | None = None,
     tuning: str | None = None,
     seed: int = 1,
     device: str = "cpu",
@@ -80,6 +82,8 @@ def assemble(
         products,
         cast(Memory, memory),  # checked there
         memory_chunk,
+        together,
+        overlap,
     ).to(device)
     products_by(net.plan.products.by, net.like.device)
     for loop in net.loops:

@@ -426,6 +426,9 @@ def start_loops(net: Network, group: Together, calls: Mapping[int, Call]) -> Non
 def _tensors(call: LoopCall) -> list[Tensor]:
     """All that a loop takes."""
     pre = call.pre
-    hoisted = [] if pre is None else [pre] if isinstance(pre, Tensor) else pre.tensors
+    if isinstance(pre, Fed | Hoisted):
+        hoisted = pre.sources if isinstance(pre, Fed) else pre.tensors
+    else:
+        hoisted = [] if pre is None else [pre]
     rest = [*call.ext, *call.runs, *call.singles, *call.boundary, *call.init, *call.chunk.masks.values()]
     return [*hoisted, *rest]

@@ -134,6 +134,8 @@ class Config:
     products: str = "auto"
     memory: str = "save"
     memory_chunk: int | None = None
+    together: bool = True
+    overlap: int | None = None
     tuning: str | None = None
     seed: int = 1
     run_dir: str | None = None

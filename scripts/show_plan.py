@@ -2,6 +2,7 @@
 
     python scripts/show_plan.py model=lstm_variant [size=256 | model.params.size=256 ...] [cell=NAME]
                                 [parallel=none] [runner=NAME] [products=triton] [memory=recompute] [--code]
+                                [overlap=4] [together=false]
                                 [device=cuda [chip=sm_90]] [dtype=bf16] [--svg FILE] [--png FILE]
                                 [cost=true [steps=1024] [lanes=16] [passes=forward] [threads=1]]
 
@@ -46,7 +47,7 @@ from framework.yamlfile import read_yaml
 OPTIONS = {
     "model": "", "cell": "", "parallel": "intra", "runner": "auto", "products": "auto", "memory": "save",
     "device": "cpu", "chip": "", "dtype": "fp32", "cost": "false", "steps": "1024", "lanes": "16",
-    "passes": "forward+backward", "threads": "1",
+    "passes": "forward+backward", "threads": "1", "together": "true", "overlap": "null",
 }  # fmt: skip
 
 
@@ -193,12 +194,17 @@ def main(arguments: Sequence[str]) -> None:
     made = graph(options["model"], options["cell"], params)
     where = machine(options["device"], options["chip"], options["dtype"])
     parallel = cast(Parallel, options["parallel"])
+    for key in ("cost", "together"):
+        if options[key] not in ("true", "false"):
+            raise ConfigError(key, f"'{options[key]}' is neither true nor false", f"Write {key}=true.")
+    parts = options["overlap"]
+    if parts != "null" and not parts.isdecimal():
+        raise ConfigError("overlap", f"'{parts}' is no number of parts", "Write overlap=4, say, or null.")
     plan = make_plan(
-        made, parallel, options["runner"], where, options["products"], cast(Memory, options["memory"])
-    )
+        made, parallel, options["runner"], where, options["products"], cast(Memory, options["memory"]),
+        together=options["together"] == "true", overlap=None if parts == "null" else int(parts),
+    )  # fmt: skip
     print(plan)
-    if options["cost"] not in ("true", "false"):
-        raise ConfigError("cost", f"'{options['cost']}' is neither true nor false", "Write cost=true.")
     if options["cost"] == "true":
         print()
         print(cost(plan, options))

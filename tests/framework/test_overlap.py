@@ -75,6 +75,22 @@ def test_with_other_options(memory: str):
     check(graph, [random_batch(graph, 5, True, True, 6, 2)], 5, 3, runner="torch", memory=memory)
 
 
+def test_by_torch_s_own_routines():
+    """They take their inputs themselves, and give the last state alone."""
+    graph = load_graph("stack", cell="lstm", input={"size": 3}, classes=2, size=4, layers=2)
+    nets = [Network(graph, overlap=parts) for parts in (None, 3)]
+    nets[1].load_state_dict(nets[0].state_dict())
+    assert {c.runner for c in nets[1].plan.choices} == {"torch-fused"}
+    x, found = torch.randn(7, 3, 3, generator=torch.Generator().manual_seed(4)), []
+    for net in nets:
+        given = x.clone().requires_grad_()
+        y, state = net(given, lengths=torch.tensor([7, 2, 5]))
+        y.square().sum().backward()
+        grads = [g for g in (given.grad, *(p.grad for p in net.parameters())) if g is not None]
+        found.append([y.detach(), *grads, *(h.detach() for h in state.history.values())])
+    assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*found, strict=True))
+
+
 @pytest.mark.parametrize("seeds", [range(12), pytest.param(range(12, 80), marks=pytest.mark.slow)])
 def test_random_graphs(seeds: range):
     done = 0

@@ -1,4 +1,6 @@
-"""`memory` and `memory_chunk` from the command line: the same training, and what runs is in the plan."""
+"""`memory`, `memory_chunk` and `overlap` from the command line: the same training, and what runs is in the
+plan.
+"""
 
 import json
 from math import isclose
@@ -13,7 +15,8 @@ def losses(folder):
 
 def test_recompute_and_chunks_train_alike(cli, tmp_path):
     found = []
-    for name, more in (("a", []), ("b", ["memory=recompute"]), ("c", ["memory_chunk=5"])):
+    options = {"a": [], "b": ["memory=recompute"], "c": ["memory_chunk=5"], "d": ["overlap=3"]}
+    for name, more in options.items():
         code, _, err = cli(*TINY, *more, f"run_dir={name}")
         assert code == 0, err
         found.append(losses(tmp_path / name))
@@ -22,10 +25,15 @@ def test_recompute_and_chunks_train_alike(cli, tmp_path):
         assert all(isclose(x, y, rel_tol=1e-5) for x, y in zip(found[0], other, strict=True))
     assert "memory = recompute" in (tmp_path / "b" / "plan.txt").read_text()
     assert "chunk = 5" in (tmp_path / "c" / "plan.txt").read_text()
+    assert "overlap = 3 parts" in (tmp_path / "d" / "plan.txt").read_text()
 
 
 def test_mistakes_are_told_before_anything_is_written(cli, tmp_path):
-    for option, message in (("memory=forget", "memory: 'forget'"), ("memory_chunk=0", "chunk: 0")):
+    for option, message in (
+        ("memory=forget", "memory: 'forget'"),
+        ("memory_chunk=0", "chunk: 0"),
+        ("overlap=1", "overlap: 1"),
+    ):
         code, _, err = cli(*TINY, option)
         assert code == 2
         assert message in err
