@@ -68,7 +68,6 @@ class CompiledLoop(TorchLoop):
             self._sources[kind, masked, given] = known
         return known
 
-
     def packed(self) -> int:
         """Numbers of the copies of its weights that a call makes."""
         source = self.source("train", False)[1]
@@ -154,8 +153,9 @@ class _Native:
     def _threads(self, made: Function, steps: int, lanes: int, itemsize: int) -> tuple[int, bool]:
         """(how many, whether they share units rather than lanes)."""
         weights = sum(made.packs.values())
+        pointwise = sum(nest.size * max(1, len(nest.ops)) for nest in self.nests if nest.product is None)
         n = torch.get_num_threads()
-        if n < 2 or weights * steps * lanes < WORK:
+        if n < 2 or (weights + 8 * pointwise) * steps * lanes < WORK:  # a function is some 8 multiplications
             return 1, False
         if weights * itemsize > NEAR and lanes < 8 * n:
             return n, True
