@@ -27,13 +27,21 @@ class _Backward:
         self.names = free_names(adjoint_names(names_of(d.ops, cell.roots), cell.ops, d))
         self.e = Emitter(cell, d.ops, layout, self.names)
         self.step = Step(cell, self.e, masked, True)
-        sizes = {f"d_par{i}": d.ops[g].size for i, g in enumerate(d.params.values())}
-        if masked:
-            sizes |= {f"lost{at}": d.ops[at].size for at in d.shifts}
         self.sums: dict[str, tuple[int, int]] = {}  # name -> size, number among those of that size
-        for name, size in sizes.items():
-            self.sums[name] = size, sum(s == size for s, _ in self.sums.values())
-        self.many = len(self.sums) > SUMS
+        self.counts: dict[int, int] = {}  # size -> how many
+        first: dict[int, str] = {}  # biases that are added to one sum have one gradient
+        for i, g in enumerate(d.params.values()):
+            known = first.setdefault(g, f"d_par{i}")
+            self.sums[f"d_par{i}"] = self.sums.get(known) or self._numbered(d.ops[g].size)
+        self.summed = {name: g for g, name in first.items()}
+        if masked:
+            self.sums |= {f"lost{at}": self._numbered(d.ops[at].size) for at in d.shifts}
+        self.many = sum(self.counts.values()) > SUMS
+
+    def _numbered(self, size: int) -> tuple[int, int]:
+        """The next place for a sum of `size` units."""
+        self.counts[size] = self.counts.get(size, 0) + 1
+        return size, self.counts[size] - 1
 
     def run(self) -> Kernel:
         e, step, ops = self.e, self.step, self.ops
@@ -66,8 +74,8 @@ class _Backward:
         far = self._arrived(order)
         factors, stores = self._stores()
         step.emit(step.exchange(self._ready, stores), order, stores)
-        for i, g in enumerate(self.d.params.values()):
-            self._total(f"d_par{i}", f"tl.where(m_lane, {e.block(g)}, 0.0)", ops[g].size)
+        for name, g in self.summed.items():
+            self._total(name, f"tl.where(m_lane, {e.block(g)}, 0.0)", ops[g].size)
         self._send(far)
         if self.many:
             e.before.append("tl.debug_barrier()  # zeros are there before the first step reads them")
@@ -133,7 +141,7 @@ class _Backward:
         a second row. All sums of one size are one tensor: addresses of their own would take the registers.
         """
         e = self.e
-        pointer, rows = e.argument(f"p_sums{size}"), 2 * sum(s == size for s, _ in self.sums.values())
+        pointer, rows = e.argument(f"p_sums{size}"), 2 * self.counts[size]
         row = 2 * self.sums[name][1]
         unit, block = e.units(size), e.layout.units(size)
         first = size == 1 and e.layout.programs > 1  # all have it

@@ -44,8 +44,8 @@ class Kernel:
     p_node, p_extra (saved), p_grad (of an output), p_edge and p_far (of a read), p_factor (of a weight
     gradient), p_x (exchanged between programs: `exchanged` has the op, its size and whether it is more than a
     factor of a product). p_sums<size> [tiles, sums, 2, size]: `sums` has the name (d_par<i>, the i-th of
-    `d_par`, or lost<read>), size and number of each; of each pair the first is the sum, the second what
-    rounding took. p_stat: `statistics` rows; p_rows: `Saved.rows`; p_counter: of barriers.
+    `d_par`, or lost<read>), size and number of each, equal ones the same; of each pair the first is the sum,
+    the second what rounding took. p_stat: `statistics` rows; p_rows: `Saved.rows`; p_counter: of barriers.
     keys: of random masks, arguments key<i> behind the seed. numbers: of matrices on the chip, in each of many
     programs; under_way: of sources at the same time.
     """

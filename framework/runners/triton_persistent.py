@@ -317,7 +317,7 @@ class PersistentLoop(LoopRunner):
             if name.startswith("d_ext"):
                 out[name] = like.new_empty((steps, lanes, exts[int(name[5:])]))
             elif name.startswith("sums"):
-                count = sum(size == int(name[4:]) for _, size, _ in code.sums)
+                count = 1 + max(number for _, size, number in code.sums if size == int(name[4:]))
                 out[name] = like.new_empty((tiles, count, 2, int(name[4:])), dtype=wide)
             elif name.startswith("edge"):
                 at = int(name[4:].partition("_")[0])
