@@ -42,6 +42,11 @@ class Entrant:
     version: str
 
 
+def digits(value: float) -> float:
+    """Four digits are enough for a row."""
+    return float(f"{value:.4g}")
+
+
 @dataclass(frozen=True)
 class Bench:
     """info: of where.here; seconds: for each pass of a case; limits: of the machine; tiny: a rehearsal."""
@@ -102,12 +107,12 @@ class Bench:
             bytes_per_s=round(work[1] / p50 * 1e3),
             ceiling_flops=known and round(known.flops[case.dtype]),
             ceiling_bytes=known and round(known.bandwidth),
-            floor_ms=floor and float(f"{floor:.4g}"),
-            limit=floor and float(f"{floor / p50:.3g}"),
-            predicted_ms=predicted_ms and float(f"{predicted_ms:.4g}"),
+            floor_ms=floor and digits(floor),
+            limit=floor and digits(floor / p50),
+            predicted_ms=predicted_ms and digits(predicted_ms),
             seed=SEED,
             turns=len(own),
-            ratios={o: round(speedup(times, system.name, o), 3) for o in times if o != system.name},
+            ratios={o: digits(speedup(times, system.name, o)) for o in times if o != system.name},
             options={"cell": case.cell, "bidirectional": case.bidirectional, **dict(case.options)},
             **more,
         )

@@ -127,6 +127,9 @@ def run(case: Case, bench: Bench) -> list[Row]:
     return rows
 
 
+CPU_RUNNERS = {"torch", "torch-fused", "compiled"}
+
+
 def predicted_ms(system: System, case: Case, pass_: str) -> float | None:
     """Milliseconds by the model of cost; None of others, and where it knows nothing of plan or machine."""
     net = system.module
@@ -134,6 +137,8 @@ def predicted_ms(system: System, case: Case, pass_: str) -> float | None:
         return None
     plan = net.plan
     known = (plan.parallel, plan.memory, plan.chunk) == ("intra", "save", None)
+    if plan.machine.device == "cpu" and not {c.runner for c in plan.choices} <= CPU_RUNNERS:
+        return None  # a kernel under the interpreter
     if not known or constants_of(plan.machine) is None:
         return None
     passes = "forward" if pass_ == FORWARD else "forward+backward"
