@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from framework import Network, lstm
-from scripts.bench.cpu import where
+from scripts.bench import where
 
 CELLS = ("lstm", "gru", "lstm_peephole", "lstm_norm", "rhn", "mgu", "indrnn", "sru", "mingru", "minlstm")
 SIZES = (64, 128, 512)
@@ -77,8 +77,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    here = {k: v for k, v in where().items() if k not in ("dtype", "pass")}
-    here["clock"] = "processor time"
+    here = {**where.here("cpu"), "clock": "processor time"}
     for cell in [args.cell] if args.cell else CELLS:
         for size in [args.size] if args.size else SIZES:
             for lanes in LANES:
