@@ -37,3 +37,8 @@ def test_many_launches(device: str):
     """No hang, no difference, in 500 of them."""
     source, launches = CASES["many programs each"]
     together.agree(source, device, 20, 16, torch.bfloat16, launches, repeats=250)
+
+
+@pytest.mark.parametrize(("cell", "size"), [("lstm", 256), ("gru", 64), ("sru", 96)])
+def test_overlapping_parts(cell: str, size: int, device: str):
+    together.overlaps(cell, device, 61, 5, size, torch.bfloat16, 4, "auto")

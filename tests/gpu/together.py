@@ -12,6 +12,7 @@ from torch import Tensor
 
 from framework import Network, load_graph
 from tests.gpu.bodies import capture
+from tests.gpu.cases import relative
 
 FEATURES = 6
 
@@ -100,3 +101,31 @@ def replays(
     replay()
     grads = [g for g in (x.grad, *(p.grad for p in net.parameters())) if g is not None]
     assert all(torch.equal(a, b) for a, b in zip([*made, *grads], want, strict=True))
+
+
+def overlaps(
+    cell: str, device: str, steps: int, lanes: int, size: int, kind: torch.dtype, parts: int, runner: str
+) -> None:
+    """A stack in overlapping parts: at most twice as far from float64 as in one go."""
+    graph = load_graph("stack", cell=cell, input={"size": FEATURES}, classes=5, size=size, layers=3)
+    exact = Network(graph, runner="torch").double()
+    x = torch.randn(steps, lanes, FEATURES, generator=torch.Generator().manual_seed(size))
+    ends = torch.arange(lanes) % steps + 1
+    want, errors = results(exact, x.double(), ends), []
+    for n in (None, parts):
+        net = Network(graph, runner=runner, overlap=n).to(device, kind)
+        net.load_state_dict(exact.state_dict())
+        net.watchdog = device == "cuda" and n is not None
+        got = results(net, x.to(device, kind), ends.to(device))
+        errors.append([relative(a, b) for a, b in zip(got, want, strict=True)])
+        print(net.plan, errors[-1])
+    rounding = torch.finfo(kind).eps
+    assert all(late <= 2 * max(plain, rounding) for plain, late in zip(*errors, strict=True)), errors
+
+
+def results(net: Network, x: Tensor, ends: Tensor) -> list[Tensor]:
+    """Output and all gradients of a network with one output."""
+    given = x.clone().requires_grad_()
+    y, _ = net(given, lengths=ends)
+    y.square().sum().backward()
+    return [g for g in (y.detach(), given.grad, *(p.grad for p in net.parameters())) if g is not None]

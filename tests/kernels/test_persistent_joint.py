@@ -5,6 +5,7 @@ launch of its own, and what torch computes. That mistakes would be seen: test_pe
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,11 @@ import torch
 from torch import Tensor
 
 from framework import Network, load_graph
+from framework.errors import TrainingError
 from framework.runners.triton_persistent import PersistentLoop
+from kernels import persistent_joint
 from kernels.persistent_layout import Layout
+from kernels.persistent_source import Kernel
 from tests.compare import Results, assert_same, assert_same_state, copy_weights, run_network
 from tests.gpu import together
 from tests.graphs import Batch, random_batch
@@ -36,6 +40,7 @@ GRAPHS: dict[str, dict[str, Any]] = {
         "e": {"size": 3, "is": "tanh(dropout(full(e[t+1]), 0.4) + full(x) + bias)"},
     },
 }
+POLLS = 300  # reads of a counter: long enough for programs that take turns
 ONE, TWO = Layout(lanes=2, least=2), Layout(programs=2, lanes=2, least=2, chunk=16, groups=1)
 THREE = Layout(programs=3, lanes=2, least=1, chunk=16)
 
@@ -229,3 +234,26 @@ def test_what_a_gpu_would_run():
     source = together.branches({"a": ("lstm", 3), "b": ("gru", 2)}, "b")
     together.agree(source, "cpu", 2, 2, torch.float32, [[2], [2]], repeats=1, runner="persistent")
     together.replays(source, "cpu", 2, 2, torch.float32, runner="persistent")
+    together.overlaps("gru", "cpu", 5, 2, 3, torch.float32, 2, "persistent")
+
+
+def test_a_hang_names_the_loop(monkeypatch: pytest.MonkeyPatch):
+    """With a watchdog: one program of the second loop never arrives; the launch ends, and says whose."""
+    stock = persistent_joint.joint
+
+    def broken(codes: Sequence[Kernel]) -> Kernel:
+        code = stock(codes)
+        head, _, last = code.text.rpartition("def forward_kernel_1(")
+        blanks = last.split("arrive(p_bar)")[0].rsplit("\n", 1)[1]
+        assert last.count("arrive(p_bar)") == 1
+        last = last.replace("arrive(p_bar)", f"if (i_part != 1) | (s < 1):\n{blanks}    arrive(p_bar)")
+        return replace(code, text=f"{head}def forward_kernel_1({last}")
+
+    monkeypatch.setattr(persistent_joint, "joint", broken)
+    net = joined("both directions", TWO)
+    net.watchdog = POLLS
+    said = (
+        r"^loops f, b, joint_forward_kernel: loop b: program \d of 2 .*waited too long at barrier 1 of step 2"
+    )
+    with concurrent(seed=3, races=False, spin=True), pytest.raises(TrainingError, match=said):
+        net(torch.randn(4, 2, 3, dtype=torch.float64))
