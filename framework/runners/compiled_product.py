@@ -11,7 +11,6 @@ from __future__ import annotations
 from framework.runners.compiled_text import Code, Vectors
 
 PANEL = 2
-BLOCK = 64  # numbers of a row that are packed at once: what they are spread over stays in the first cache
 
 
 def tiles(v: Vectors) -> tuple[int, ...]:
@@ -80,44 +79,83 @@ TILE = "ptr %out, i64 %ostride, ptr %x, i64 %xstride, ptr %panel, i64 %k, i64 %l
 
 
 def functions(v: Vectors) -> tuple[str, set[str]]:
-    """The text of all tiles, and what they declare."""
-    texts, declared = [], set[str]()
-    for rows in tiles(v):
-        c = tile(v, rows)
-        texts.append(c.function(f"internal void @tile{rows}({TILE})"))
-        declared |= c.declared
-    return "\n".join(texts), declared
+    """The text of all tiles and of packing, and what they declare."""
+    made = {f"tile{rows}({TILE})": tile(v, rows) for rows in tiles(v)}
+    made |= {f"pack_rows({PACK})": packing_rows(v), f"pack_turned({PACK})": packing_turned(v)}
+    texts = [c.function(f"internal void @{head}") for head, c in made.items()]
+    return "\n".join(texts), {name for c in made.values() for name in c.declared}
 
 
 def pack(c: Code, to: str, w: str, n: int, k: int, apart_n: int, apart_k: int, first: str, end: str) -> None:
-    """Lines that pack panels first:end of a matrix [n, k]; apart_*: numbers to the next n, the next k."""
-    v, wide = c.v, columns(c.v)
-    with c.loop(first, end) as p:
+    """Lines that pack panels first:end of a matrix [n, k]; apart_*: numbers to the next n, the next k. One of
+    these is 1. What stands in columns past n is never stored, and may be anything.
+    """
+    assert 1 in (apart_n, apart_k), (apart_n, apart_k)
+    name, apart = ("rows", apart_k) if apart_n == 1 else ("turned", apart_n)
+    given = f"ptr {to}, ptr {w}, i64 {n}, i64 {k}, i64 {apart}, i64 {first}, i64 {end}"
+    c.put(f"call void @pack_{name}({given})")
+
+
+PACK = "ptr %to, ptr %w, i64 %n, i64 %k, i64 %apart, i64 %first, i64 %end"
+
+
+def packing_rows(v: Vectors) -> Code:
+    """The function for matrices whose columns lie side by side."""
+    c, wide = Code(v), columns(v)
+    with c.loop("%first", "%end") as p:
         start = c.i64("mul", p, wide)
-        panel = c.at(to, c.i64("mul", p, wide * k))
-        if apart_n == 1:
-            with c.loop(0, k) as row:
-                here = c.at(w, c.i64("add", start, c.i64("mul", row, apart_k)))
-                there = c.at(panel, c.i64("mul", row, wide))
-                for j in range(PANEL):
-                    left = c.i64("sub", c.i64("sub", n, start), j * v.width)
-                    c.store(c.load(c.at(here, j * v.width), c.mask(left)), c.at(there, j * v.width))
-            return
-        with c.loop(0, k, BLOCK) as k0:
-            after = c.i64("add", k0, BLOCK)
-            more = c.get(f"icmp slt i64 {after}, {k}")
-            k1 = c.get(f"select i1 {more}, i64 {after}, i64 {k}")
-            with c.loop(0, wide) as j:
-                column = c.i64("add", start, j)
-                there = c.get(f"icmp slt i64 {column}, {n}")
-                inside = c.get(f"select i1 {there}, i64 {column}, i64 0")
-                here = c.at(w, c.i64("mul", inside, apart_n))
-                to_j = c.at(panel, j)
-                with c.loop(k0, k1) as row:
-                    x = c.scalar(c.at(here, c.i64("mul", row, apart_k)))
-                    x = c.get(f"select i1 {there}, {v.real} {x}, {v.real} {c.number(0.0)}")
-                    place = c.at(to_j, c.i64("mul", row, wide))
-                    c.put(f"store {v.real} {x}, ptr {place}, align {v.bytes}")
+        panel = c.at("%to", c.i64("mul", start, "%k"))
+        masks = [c.mask(c.i64("sub", c.i64("sub", "%n", start), j * v.width)) for j in range(PANEL)]
+        with c.loop(0, "%k") as row:
+            here = c.at("%w", c.i64("add", start, c.i64("mul", row, "%apart")))
+            there = c.at(panel, c.i64("mul", row, wide))
+            for j in range(PANEL):
+                c.store(c.load(c.at(here, j * v.width), masks[j]), c.at(there, j * v.width))
+    return c
+
+
+def packing_turned(v: Vectors) -> Code:
+    """The function for matrices whose rows lie so: squares are turned in registers, the rest is moved number
+    by number.
+    """
+    c, wide = Code(v), columns(v)
+    whole = c.get(f"and i64 %k, {-v.width}")
+    with c.loop(0, PANEL) as j, c.loop("%first", "%end") as p:
+        start = c.i64("mul", p, wide)
+        to = c.at(c.at("%to", c.i64("mul", start, "%k")), c.i64("mul", j, v.width))
+        column = c.i64("add", start, c.i64("mul", j, v.width))
+        rows = []
+        for i in range(v.width):
+            line = c.i64("add", column, i)
+            inside = c.get(f"icmp slt i64 {line}, %n")
+            line = c.get(f"select i1 {inside}, i64 {line}, i64 0")
+            rows.append(c.at("%w", c.i64("mul", line, "%apart")))
+        with c.loop(0, whole, v.width) as k0:
+            for i, x in enumerate(_turn(c, [c.load(c.at(row, k0)) for row in rows])):
+                c.store(x, c.at(to, c.i64("mul", c.i64("add", k0, i), wide)))
+        with c.loop(whole, "%k") as k:
+            for i, row in enumerate(rows):
+                place = c.at(to, c.i64("add", c.i64("mul", k, wide), i))
+                c.put(f"store {v.real} {c.scalar(c.at(row, k))}, ptr {place}, align {v.bytes}")
+    return c
+
+
+def _turn(c: Code, rows: list[str]) -> list[str]:
+    """The transpose of a square of vectors: interleaving the first half with the second turns one bit of the
+    place into one bit of the number of the vector.
+    """
+    v = c.v
+    half = v.width // 2
+    low = ", ".join(f"i32 {i // 2 + v.width * (i % 2)}" for i in range(v.width))
+    high = ", ".join(f"i32 {half + i // 2 + v.width * (i % 2)}" for i in range(v.width))
+    for _ in range(v.width.bit_length() - 1):
+        pairs = zip(rows[:half], rows[half:], strict=True)
+        rows = [
+            c.get(f"shufflevector {v.type} {a}, {v.type} {b}, <{v.width} x i32> <{places}>")
+            for a, b in pairs
+            for places in (low, high)
+        ]
+    return rows
 
 
 def multiply(
