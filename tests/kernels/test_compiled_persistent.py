@@ -33,6 +33,13 @@ CASES = [
     ("gfx942", "gru", 64, "bfloat16", False),
     ("gfx942", "mgu", 64, "float32", True),
 ]
+# What spilled once.
+ONCE = [
+    *(("gfx942", cell, 64, "bfloat16", False) for cell in ("lstm_norm", "mlstm", "nas", "rhn")),
+    ("gfx942", "lstm_peephole", 128, "bfloat16", False),
+    ("sm_100", "lstm", 64, "float32", False),
+    ("sm_90", "mlstm", 64, "float32", False),
+]
 
 
 def choice(cell: str, units: int, dtype: str, chip: str, runner: str = "persistent") -> list[Any]:
@@ -43,7 +50,10 @@ def choice(cell: str, units: int, dtype: str, chip: str, runner: str = "persiste
     return [choose(c, runner, on) for c in make_plan(graph_of(cell, units)).components]
 
 
-@pytest.mark.parametrize(("chip", "cell", "units", "dtype", "masked"), CASES)
+@pytest.mark.parametrize(
+    ("chip", "cell", "units", "dtype", "masked"),
+    [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in ONCE)],
+)
 def test_loop(compiled, chip, cell, units, dtype, masked):
     """Forward and backward of what plans take."""
     assert all(c.runner == "persistent" for c in choice(cell, units, dtype, chip))
@@ -67,8 +77,13 @@ MANY = [
     ("sm_90", "streamed", "lstm", 2048, "bfloat16"),
     ("sm_100", "persistent", "gru", 512, "bfloat16"),
     ("gfx942", "persistent", "lstm", 256, "bfloat16"),
+    ("sm_90", "persistent", "lstm_norm", 256, "bfloat16"),
 ]
 SLOW = [
+    *((chip, "persistent", "lstm_norm", 256, "bfloat16") for chip in ("sm_80", "sm_100", "gfx942")),
+    *(("sm_100", "persistent", cell, units, "float32")
+      for cell, units in (("lstm", 128), ("lstm", 256), ("nas", 64), ("rhn", 64), ("mlstm", 64))),
+    *((chip, "streamed", "gru", 8192, "bfloat16") for chip in ("sm_80", "sm_90", "sm_100")),
     *((chip, "persistent", cell, 256, "float16")
       for chip in ("sm_80", "sm_86", "sm_90", "sm_100", "gfx942")
       for cell in ("lstm", "gru", "rhn", "nas", "lstm_projection")),
