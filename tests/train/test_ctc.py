@@ -113,6 +113,15 @@ def test_frames_past_the_end_give_no_gradient_and_change_nothing():
     assert y.grad is not None and bool((y.grad[3:, 1] == 0).all()) and bool((y.grad[:3, 1] != 0).any())
 
 
+def test_no_lanes_add_nothing():
+    y = torch.zeros(5, 0, 3, requires_grad=True)
+    batch = Batch(y, y[..., 0], torch.zeros(0, dtype=torch.int64), None, (), torch.zeros(0, 2).long())
+    sums = Ctc(2).measure(y, batch)
+    sums["loss"].backward()
+    assert float(sums["loss"].detach()) == 0 and y.grad is not None
+    assert all(float(value) == 0 for value in Ctc(2).measure(y.detach(), batch).values())
+
+
 def test_too_many_labels_for_the_frames_name_the_utterance():
     assert [frames_needed(labels) for labels in ([], [1], [1, 2], [1, 1], [1, 1, 1, 2])] == [0, 1, 2, 3, 6]
     y = scores(0, 5, 2, 3)

@@ -161,7 +161,7 @@ def test_a_missing_file_is_named(tree, tmp_path, kind):
 
 
 def test_broken_files_are_left_out_where_it_is_asked(tree, tmp_path, capfd):
-    """Each is named in a line, now and when the cache is found made; `stop` takes nothing that `skip` made."""
+    """Each is named in a line, now and when the cache is found; `stop` takes nothing that `skip` made."""
     whole = read(tree, tmp_path)
     waves = sorted((tree / "TRAIN").rglob("*.WAV"))
     waves[0].write_bytes(b"noise")
