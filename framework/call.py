@@ -18,7 +18,7 @@ from framework.runners.fused import Fed, FusedLoop
 from framework.runners.joint import LoopCall
 from framework.runners.loop import Chunk
 from framework.runners.rebuild import Hoisted, RebuildLoop
-from framework.runners.streams import Fork
+from framework.start import start_loops
 from framework.state import State, carry, keep_mask
 from framework.steps import Linear
 from framework.together import Together
@@ -391,44 +391,3 @@ class Call:
         if c is not None:
             self.ends[loop.v.memory] = c
         return [h] if c is None else [h, c]
-
-
-def start_loops(net: Network, group: Together, calls: Mapping[int, Call]) -> None:
-    """Start the loops of a group together; `calls`: of which call each is, those without one are left out.
-
-    What they take is made first, before any stream is left. While torch.compile records it is one by one.
-    """
-    some = next(iter(calls.values()))
-    start = some.now()
-    loops = {k: step for k in calls if isinstance(step := net.plan.steps[k], Loop)}
-    ready = {k: calls[k].ready(step) for k, step in loops.items()}
-    fork = Fork(some.like.device)
-    for whole, stream in zip(group.launches, group.streams, strict=True):
-        launch = tuple(k for k in whole if k in calls)
-        if len(launch) < 2 or torch.compiler.is_compiling():
-            for k in launch:
-                made: list[Tensor] = []
-                number = 0 if torch.compiler.is_compiling() else stream
-                with fork.on(number, _tensors(ready[k]), made):
-                    made += calls[k].loop(loops[k], ready[k])
-        else:
-            made = []
-            with fork.on(stream, [x for k in launch for x in _tensors(ready[k])], made):
-                found = net.joint(launch)([ready[k] for k in launch])
-                for k, out in zip(launch, found, strict=True):
-                    made += calls[k].keep(loops[k], out)
-    fork.join()
-    for k, call in calls.items():
-        call.let_go(k)
-    some.count(start)
-
-
-def _tensors(call: LoopCall) -> list[Tensor]:
-    """All that a loop takes."""
-    pre = call.pre
-    if isinstance(pre, Fed | Hoisted):
-        hoisted = pre.sources if isinstance(pre, Fed) else pre.tensors
-    else:
-        hoisted = [] if pre is None else [pre]
-    rest = [*call.ext, *call.runs, *call.singles, *call.boundary, *call.init, *call.chunk.masks.values()]
-    return [*hoisted, *rest]

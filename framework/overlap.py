@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from framework.call import Call, start_loops
+from framework.call import Call
 from framework.chunks import Outputs, joined
 from framework.errors import ConfigError
 from framework.order import stages
+from framework.start import start_loops
 from framework.state import State
 from framework.steps import Loop
 

@@ -30,7 +30,7 @@ LADDER = {
     "framework.call": 4,
     "framework.chunks": 4,
     "framework.overlap": 4,
-    "framework.overlap": 4,
+    "framework.start": 4,
     "framework.peak": 4,
     "framework.network": 4,
     "framework.convert": 4,
