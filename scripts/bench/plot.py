@@ -29,7 +29,7 @@ def draw(found: Sequence[Row], folder: Path, machine: tuple[str, str, int]) -> l
     for what, name, make in (
         ("How many times faster than others, forward and backward", "speed", speed),
         ("Frames a millisecond against streams", "streams", streams),
-        ("Time and memory against one size", "growth", growth),
+        ("Time against one size", "growth", growth),
     ):
         figure = make(pyplot, found)
         if figure is not None:
@@ -79,6 +79,8 @@ def streams(pyplot: Any, found: Sequence[Row]) -> Any:
         axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=COLORS[k], label=system)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    counts = sorted({r.B for r in mine})
+    axes.set_xticks(counts, [str(b) for b in counts])
     axes.set_xlabel("streams")
     axes.set_ylabel("frames a millisecond, forward and backward")
     axes.grid(alpha=0.3)
