@@ -116,7 +116,9 @@ def test_refusals():
         (why,) = agree.refusals({**errors, "persistent": {"y": wrong}}, rulers, EPS, 100)
         assert why.startswith("persistent: error of y")
     assert agree.refusals({**errors, "eager": {"y": 0.3}, "persistent": {"y": 0.0}}, rulers, EPS, 100)
-    assert agree.refusals({"eager": {"y": 9 * EPS}}, {"eager"}, EPS, 1)  # eight roundings a step
+    fine = 2**-23
+    assert agree.refusals({"eager": {"y": 130 * fine}}, {"eager"}, fine, 2)  # 64 roundings a step
+    assert agree.refusals({"eager": {"y": 120 * fine}}, {"eager"}, fine, 2) == []
     assert agree.refusals({"ours": {"y": 4 * EPS}}, set(), EPS, 1) == []
 
 
