@@ -90,10 +90,10 @@ def errors(systems: Iterable[System], exact: Network, x: Tensor, dy: Tensor) -> 
 def refusals(found: Errors, yardsticks: set[str], eps: float, steps: int) -> list[str]:
     """Why a case must not be timed.
 
-    Here it must be the same function; how exact it is, is tested elsewhere. A system may err three times as
-    much as the worst yardstick (torch alone in the same dtype), four roundings, or 64 roundings a step but 2 %
-    at most: layer norms make rounding larger from step to step (3e-4 was seen in torch's float32 after 128). A
-    yardstick may err by 64 roundings a step, by a quarter at most.
+    Here it must be the same function; how exact it is, is tested elsewhere. A system may err three
+    times as much as the worst yardstick (torch alone in the same dtype), four roundings, or 64
+    roundings a step but 2 % at most: layer norms make rounding larger from step to step (3e-4 was seen
+    in torch's float32 after 128). A yardstick may err by 64 roundings a step, by a quarter at most.
     """
     grown = min(0.02, 64 * steps * eps)
     out = []
