@@ -191,6 +191,8 @@ def _first_record(
         "step": trainer.at.step,
         "choices": dict(choices),
         "task": parts.task.name,
+        "metric": parts.task.metric,
+        "better": parts.task.better,
         "data": parts.dataset.describe(),
         "weights": weight_count(parts),
         "plan": plan,

@@ -46,6 +46,8 @@ LADDER = {
     "framework.optim": 4,
     "framework.report": 4,
     "framework.console": 4,
+    "framework.history": 1,  # reads logs without torch
+    "framework.dashboard": 2,
     "framework.evaluate": 4,
     "framework.confusion": 4,
     "framework.sample": 4,
