@@ -14,6 +14,7 @@ from framework.ops import TABLE
 from framework.products import By
 from framework.runners import functions, linear_op
 from framework.runners.hoisted_products import TorchProducts, add_values, products_by
+from framework.runners.products import copies_columns
 from framework.steps import Addend, Linear
 
 Clock = dict[str, float]
@@ -111,6 +112,8 @@ def gradients_of(
     needs = iter(wanted)
     for a, source, pack in _parts(step, tensors):
         part = flat[:, a.lo : a.hi]
+        if a.kind == "full" and pack is not None and copies_columns(g, flat.shape[0], *pack.shape):
+            part = part.contiguous()  # once for both products
         if source is not None:
             out.append(_source_gradient(products, a, part, source, pack) if next(needs) else None)
         if pack is not None:

@@ -50,8 +50,12 @@ def _call(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def _plain(x: Tensor) -> Tensor:
-    """oneDNN is a hundred times slower where rows are farther apart than they are long: copy such."""
-    return x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous()
+    """oneDNN is a hundred times slower where rows are farther apart than they are long: copy such, in the
+    order in which they lie in memory.
+    """
+    if x.is_contiguous() or x.t().is_contiguous():
+        return x
+    return x.t().contiguous().t() if x.stride(0) == 1 else x.contiguous()
 
 
 def times_t(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
