@@ -40,6 +40,7 @@ CHIPS = {
     "sm_86": FakeChip("cuda", 86, 32, 84, 101_376, product="RTX 3090, A40"),
     "sm_90": FakeChip("cuda", 90, 32, 132, 232_448, product="H100, H200"),
     "sm_100": FakeChip("cuda", 100, 32, 148, 232_448, product="B200"),
+    "sm_120": FakeChip("cuda", 120, 32, 170, 101_376, product="RTX 5090"),
     "gfx942": FakeChip("hip", "gfx942", 64, 304, 65_536, registers=512, product="MI300X"),
 }
 

@@ -37,7 +37,9 @@ def test_nothing_spills_and_all_fits(written: script.Report):
             chip = CHIPS[r.chip]
             where = f"{title}: {r.kernel} on {r.chip}"
             if r.kernel in (script.NO_FIT, script.NOT_TAKEN):
-                assert "persistent" in title and r.chip not in ("sm_80", "sm_90"), where
+                # float32 takes four times as much of a chip as bfloat16: it is in two parts.
+                taken = ("sm_90",) if "float32" in title else ("sm_80", "sm_90")
+                assert "persistent" in title and r.chip not in taken, where
                 continue
             assert int(r.registers) <= chip.registers and int(r.shared) <= chip.shared, where
             assert int(r.spilled) == 0 or (title, r.chip) in script.DEFECTS, where
@@ -103,7 +105,7 @@ def test_a_defect_that_is_mended_must_leave_the_list(monkeypatch: pytest.MonkeyP
 def test_plans_decide_what_is_compiled_for_a_chip():
     by_title = {case.title: case for case in script.CASES}
     large = by_title["persistent, lstm, bfloat16, B 16, H 1024, many programs"]
-    assert [chip for chip in CHIPS if script.refused(large, chip)] == ["sm_86"]
+    assert [chip for chip in CHIPS if script.refused(large, chip)] == ["sm_86", "sm_120"]
     assert not any(script.refused(script.CASES[0], chip) for chip in CHIPS)
 
 
