@@ -32,6 +32,7 @@ from framework.runners.triton_elementwise import ElementwiseLoop
 from framework.runners.triton_persistent import PersistentLoop
 from framework.runners.triton_scan import ScanLoop
 from framework.state import State
+from framework.step import Stepper
 from framework.steps import Loop, Pack
 
 Value = Tensor | Mapping[str, Tensor]
@@ -134,6 +135,7 @@ class Network(nn.Module):
         self.order = order(self.plan)
         self.last_uses = last_uses(self.plan, self.order)
         self._joint: dict[tuple[int, ...], JointLoop] = {}
+        self._stepper: Stepper | None = None
 
     def joint(self, launch: tuple[int, ...]) -> JointLoop:
         """The loops of one launch (steps of the plan)."""
@@ -239,6 +241,18 @@ class Network(nn.Module):
             if self.plan.overlap is not None:
                 return run_overlapped(self, x, state, lengths, resets, self.plan.overlap)
             return Call(self, x, state, lengths, resets).run()
+
+    def step(self, x: Value, state: State | None = None) -> tuple[Tensor | dict[str, Tensor], State]:
+        """One step of a stream: `y, state = net.step(x, state)`, x and y [B, features] (indices [B]).
+
+        The same as `net(x.unsqueeze(0), state)` in plain torch, with nothing prepared but in the first call;
+        steps and chunks may take turns with one state. For inference without delay call it inside of
+        `torch.inference_mode()`. Raises ConfigError where a node reads later steps, for inputs that do not
+        fit, and for a network with dropout that is training.
+        """
+        if self._stepper is None:
+            self._stepper = Stepper(self)
+        return self._stepper(self, x, state)
 
     def peak_bytes(self, steps: int, lanes: int) -> int:
         """Predicted bytes of all tensors at the peak of a forward and backward; see `framework.peak`."""
