@@ -18,10 +18,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from framework import config
+from framework import config, parallel_run
 from framework.errors import TrainingError, UserError
 from framework.mistakes import explain
 from framework.options import CONF
+from framework.parallel_place import Ended
 
 RUNS = Path("runs")
 STAMP = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
@@ -47,10 +48,9 @@ def compose(cfg: DictConfig) -> float | None:
 def start(cfg: DictConfig, resume_from: Path | None = None) -> float | None:
     """Check everything, make the folder, train and report; `resume_from` is a checkpoint to go on from."""
     values = config.checked_run(cfg)
-    from framework.run import run  # torch takes a second to load; --help need not wait for it
-
-    text = OmegaConf.to_yaml(cfg)
-    return run(**values, resume_from=resume_from, runs=RUNS, stamp=STAMP, config_text=text)
+    how = {key: values["train"].pop(key) for key in ("workers", "gpus", "restarts")}
+    values |= {"resume_from": resume_from, "runs": RUNS, "stamp": STAMP}
+    return parallel_run.start(values | {"config_text": OmegaConf.to_yaml(cfg)}, **how)
 
 
 def resume(target: str, changes: list[str]) -> None:
@@ -81,6 +81,8 @@ def main(arguments: list[str]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         failures.append(explain(error, arguments))
         show(failures[-1])
+    except Ended:  # of several processes one tells the user why
+        return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     if not failures:

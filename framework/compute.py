@@ -13,7 +13,7 @@ import copy
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from framework.errors import ConfigError
 from framework.network import Network
@@ -55,13 +55,15 @@ class Compute:
 
     def collect(self) -> None:
         """Add the gradients of `runs` to those of `net`, which the optimizer sees."""
-        if not self.copied:
-            return
         for p, q in zip(self.net.parameters(), self.runs.parameters(), strict=True):
-            if q.grad is not None:
-                g = q.grad.to(p.dtype)
-                p.grad = g if p.grad is None else p.grad + g
-                q.grad = None
+            self.collect_one(p, q)
+
+    def collect_one(self, p: nn.Parameter, q: nn.Parameter) -> None:
+        """The same for one parameter `p` of `net` and its copy `q`."""
+        if self.copied and q.grad is not None:
+            g = q.grad.to(p.dtype)
+            p.grad = g if p.grad is None else p.grad + g
+            q.grad = None
 
     def updated(self, update: int) -> None:
         """Take the weights after update number `update`, counted from 1, into their average."""

@@ -135,6 +135,9 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
             "save_minutes",
             "progress_seconds",
             "threads",
+            "gpus",
+            "workers",
+            "restarts",
         )
     }
     for key, value in least.items():

@@ -11,6 +11,7 @@ from torch import Tensor
 from framework.data import Batch, Dataset, Split, carries
 from framework.errors import ConfigError
 from framework.network import Network
+from framework.parallel import ALONE, Group
 from framework.state import State
 from framework.task import Task
 
@@ -35,8 +36,12 @@ def evaluate(
     *,
     device: str = "cpu",
     limit: int = 0,
+    group: Group = ALONE,
 ) -> dict[str, float]:
-    """The task's metrics over a split (its first `limit` batches, 0: all); streams carry their state."""
+    """The task's metrics over a split (its first `limit` batches, 0: all); streams carry their state.
+
+    group: processes that evaluate it together, each its lanes; the metrics are those of the whole.
+    """
     training = net.training
     net.eval()
     net.profile = False
@@ -44,13 +49,16 @@ def evaluate(
     state = None
     with torch.no_grad():
         for batch in itertools.islice(dataset.batches(split, 0), limit or None):
+            if not len(batch.lengths):
+                continue  # the lanes of a small batch are all with other processes
             y, last = forward(net, batch, state, device)
             state = last if carries(dataset, split) else None
             add(sums, task.measure(y, batch_to(batch, device)))
     net.train(training)
-    if not sums:
+    total = group.add_up({key: float(value) for key, value in sums.items()})
+    if not total:
         raise ConfigError(f"data.{dataset.name}", f"its {split} split is empty", "Give it more data.")
-    return task.metrics({key: float(value) for key, value in sums.items()})
+    return task.metrics(total)
 
 
 def add(sums: dict[str, Tensor], more: dict[str, Tensor]) -> None:

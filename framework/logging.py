@@ -7,6 +7,8 @@ run: it starts online only with a key, every wait has a limit, and a failure is 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import math
 import netrc
@@ -16,9 +18,9 @@ import secrets
 import sys
 import threading
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import torch
 
@@ -41,14 +43,28 @@ class Log(Protocol):
 
 
 class JsonLog:
-    """`metrics.jsonl`: a JSON object per line, on the disk before `write` returns to the caller.
+    """`metrics.jsonl`: a JSON object per line, given to the system before `write` returns to the caller.
 
-    `position` bytes of an earlier run are kept, what lies behind them is cut off (exact resume).
+    `position` bytes of an earlier run are kept, what lies behind them is cut off (exact resume). The file is
+    locked until it is closed or the process ends, whatever ends it: of two runs in a folder the second one is
+    refused. Raises ConfigError for that, and where the file cannot be opened or is too short.
     """
 
     def __init__(self, path: Path, position: int = 0):
         self.path = path
-        self.file = open(path, "ab")
+        try:
+            self.file = open(path, "ab", buffering=0)  # nothing is left to be written when it is closed
+        except OSError as error:
+            cause = f"it cannot be written: {error.strerror or error}"
+            raise ConfigError(str(path), cause, "Give another folder: run_dir=FOLDER.") from error
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.file.close()
+            fix = "Wait until it is over, or give this one another folder: run_dir=FOLDER."
+            raise ConfigError(str(path.parent), "another run is writing into this folder", fix) from error
+        except OSError as error:  # a file system without locks
+            warn(f"{path} cannot be locked ({error.strerror}): start no other run in its folder.")
         if self.file.tell() < position:
             self.file.close()
             raise ConfigError(
@@ -60,15 +76,10 @@ class JsonLog:
 
     def write(self, record: Record) -> None:
         """Append one line. Raises TrainingError when it cannot be written."""
-        try:
-            self.file.write(json.dumps(_plain(record), allow_nan=False).encode() + b"\n")
-            self.file.flush()
-        except OSError as error:
-            raise TrainingError(
-                str(self.path),
-                f"cannot write the log: {error.strerror or error}",
-                "Make room and resume the run.",
-            ) from error
+        line = json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
+        with self._named():
+            while line:  # a disk that fills up takes a part of a line, and refuses the next part
+                line = line[self.file.write(line) :]
 
     def position(self) -> int:
         """Bytes written so far."""
@@ -76,11 +87,25 @@ class JsonLog:
 
     def sync(self) -> None:
         """Bring the lines to the disk itself, before a checkpoint points behind them."""
-        os.fsync(self.file.fileno())
+        with self._named():
+            os.fsync(self.file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
-        self.file.close()
+        """Close the file, and let others lock it."""
+        with self._named():
+            self.file.close()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Turns what the system refuses into a TrainingError."""
+        try:
+            yield
+        except OSError as error:
+            raise TrainingError(
+                str(self.path),
+                f"cannot write the log: {error.strerror or error}",
+                "Make room and resume the run.",
+            ) from error
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -196,10 +221,12 @@ def start_wandb(
 def _run_id(folder: Path) -> str:
     """The id of the run in `folder`: drawn once and kept, so that a resumed run goes on under it."""
     path = folder / "wandb" / "id.txt"
-    if not path.exists():
+    known = path.read_text().strip() if path.exists() else ""
+    if not known:  # nor in a file that a crash left empty
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(secrets.token_hex(4))
-    return path.read_text().strip()
+        known = secrets.token_hex(4)
+        path.write_text(known)
+    return known
 
 
 def has_key() -> bool:
@@ -239,7 +266,13 @@ def within(seconds: float, call: Callable[[], Any]) -> tuple[Any, str | None]:
 
 def warn(text: str) -> None:
     """One line to the user on the error stream."""
-    print(f"warning: {text}", file=sys.stderr, flush=True)
+    say(f"warning: {text}", sys.stderr)
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Print for the user. A screen that is gone (a closed pipe or terminal, a full disk) ends no run."""
+    with contextlib.suppress(OSError):  # there is nobody to tell
+        print(text, file=stream, flush=True)
 
 
 def _flat(record: Record, prefix: str = "") -> dict[str, Any]:
@@ -291,3 +324,23 @@ class Logs:
         for log in self.others:
             log.close()
         self.json.close()
+
+
+class SilentLogs(Logs):
+    """Writes nothing: of several processes one has the logs."""
+
+    def __init__(self) -> None:
+        self.others = []
+
+    def write(self, record: Record) -> None:
+        """Nothing."""
+
+    def sync(self) -> None:
+        """Nothing."""
+
+    def position(self) -> int:
+        """There are no bytes."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing."""

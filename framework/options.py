@@ -108,6 +108,9 @@ class TrainConfig:
     progress_seconds: float = 10.0
     device: str = "auto"
     threads: int = 0
+    gpus: int = 0
+    workers: int = 0
+    restarts: int = 3
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,11 @@ from framework.bptt import window_count
 from framework.console import Console
 from framework.errors import ConfigError
 from framework.evaluate import evaluate
-from framework.logging import JsonLog, Logs, start_wandb
+from framework.logging import JsonLog, Logs, SilentLogs, start_wandb
 from framework.optim import Schedule, decay_groups, make_optimizer
+from framework.parallel import ALONE, Group
+from framework.parallel_checkpoint import own_seed
+from framework.parallel_data import own_lanes, own_options
 from framework.report import Curves, final_summary
 from framework.trainer import Trainer
 
@@ -46,127 +49,152 @@ def run(
     runs: Path,
     stamp: str,
     config_text: str,
+    group: Group = ALONE,
+    folder_known: Callable[[Path], None] = lambda folder: None,
 ) -> float | None:
     """Train as told and return the best metric on dev.
 
     model and cell are graphs, data and optimizer options with a `name`, task_options those of the task, train
     and logger the options of conf/train and conf/logger. choices: names of model, cell and data, for people.
     runs, stamp: where a new folder goes and how its name begins. config_text: kept in the folder and in
-    checkpoints.
+    checkpoints. group: processes that train together; `folder_known` is told the folder before it is written.
     Raises GraphError, ConfigError or DataError before anything is written; TrainingError later.
     """
     train, optimizer = dict(train), dict(optimizer)
-    content, note = checkpoint.load(resume_from) if resume_from else (None, "")
-    parts = assemble(
-        model=model,
-        data=data,
-        cell=cell,
-        cell_name=choices.get("cell", ""),
-        task=task,
-        task_options=task_options,
-        runner=runner,
-        parallel=parallel,
-        products=products,
-        memory=memory,
-        memory_chunk=memory_chunk,
-        together=together,
-        overlap=overlap,
-        tuning=tuning,
-        seed=seed,
-        device=train.pop("device"),
-        threads=train.pop("threads"),
-    )
+    content: dict[str, Any] | None = None
+    note = ""
+    with group.together():
+        if resume_from and group.leads:
+            content, note = checkpoint.load(resume_from)
+    content = group.from_leader(content)
+    with group.in_turn():
+        parts = assemble(
+            model=model,
+            data=own_options(data, group),
+            cell=cell,
+            cell_name=choices.get("cell", ""),
+            task=task,
+            task_options=task_options,
+            runner=runner,
+            parallel=parallel,
+            products=products,
+            memory=memory,
+            memory_chunk=memory_chunk,
+            together=together,
+            overlap=overlap,
+            tuning=tuning,
+            seed=seed,
+            device=group.device(train.pop("device")),
+            threads=train.pop("threads"),
+        )
     progress_seconds = train.pop("progress_seconds")
-    total = total_updates(parts, train["epochs"], train["max_steps"], train["accumulate"])
-    schedule = Schedule(
-        train.pop("schedule"),
-        lr=optimizer["lr"],
-        warmup=train.pop("warmup"),
-        total=total,
-        factor=train.pop("plateau_factor"),
-        patience=train.pop("plateau_patience"),
-        min_lr=train.pop("min_lr"),
-        better=parts.task.better,
-    )
-    groups = decay_groups(parts.net, everything=optimizer.pop("decay_all"))
-    torch_optimizer = make_optimizer(params=groups, **optimizer)
-    windows = window_count(train.pop("bptt"), parts.dataset, memory_chunk)
-    folder = resume_from.parent if resume_from else new_folder(runs, stamp, choices, run_dir)
-    trainer = Trainer(
-        parts.net,
-        parts.dataset,
-        parts.task,
-        torch_optimizer,
-        schedule,
-        folder,
-        device=parts.device,
-        windows=windows,
-        **train,
-    )
-    plan = str(trainer.compute.runs.plan)
-    trainer.extra = {"config": config_text, "plan": plan}
-    if content is not None:
-        trainer.load(content, str(resume_from))
+    with group.together():
+        own = own_lanes(parts.dataset, group)
+        total = total_updates(parts, train["epochs"], train["max_steps"], train["accumulate"])
+        schedule = Schedule(
+            train.pop("schedule"),
+            lr=optimizer["lr"],
+            warmup=train.pop("warmup"),
+            total=total,
+            factor=train.pop("plateau_factor"),
+            patience=train.pop("plateau_patience"),
+            min_lr=train.pop("min_lr"),
+            better=parts.task.better,
+        )
+        groups = decay_groups(parts.net, everything=optimizer.pop("decay_all"))
+        torch_optimizer = make_optimizer(params=groups, **optimizer)
+        windows = window_count(train.pop("bptt"), parts.dataset, memory_chunk)
+    folder = resume_from.parent if resume_from else Path()
+    with group.together():
+        if not resume_from and group.leads:
+            folder = new_folder(runs, stamp, choices, run_dir)
+    folder = group.from_leader(folder)
+    if group.rank:  # the same weights everywhere; what training draws differs
+        torch.manual_seed(own_seed(seed, group.rank))
+    with group.together():
+        trainer = Trainer(
+            parts.net,
+            own,
+            parts.task,
+            torch_optimizer,
+            schedule,
+            folder,
+            device=parts.device,
+            windows=windows,
+            group=group,
+            **train,
+        )
+        plan = str(trainer.compute.runs.plan)
+        trainer.extra = {"config": config_text, "plan": plan}
+        if content is not None:
+            trainer.load(content, str(resume_from))
+            if why := "" if group.restarted else trainer.over():
+                raise ConfigError(
+                    str(folder), f"this run is over: {why}", "Give it more, e.g. train.epochs=20."
+                )
+    folder_known(folder)
+    logs: Logs = SilentLogs()
+    if group.leads:
         if note:
             print(note, file=sys.stderr)
-        if why := trainer.over():
-            raise ConfigError(str(folder), f"this run is over: {why}", "Give it more, e.g. train.epochs=20.")
-    if not resume_from:
-        folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(config_text, encoding="utf-8")
-    (folder / "plan.txt").write_text(plan + "\n", encoding="utf-8")
-
-    console = Console(total, trainer.at.step, progress_seconds)
-    print(_opening(parts, choices, folder, trainer.at.step), file=sys.stderr, flush=True)
-    json_log = JsonLog(folder / "metrics.jsonl", content["log_bytes"] if content else 0)
-    wandb = (
-        None
-        if logger["mode"] == "none"
-        else start_wandb(
-            logger["mode"],
-            folder,
-            name=folder.name,
-            project=logger["project"],
-            config={
-                "choices": dict(choices),
-                "model": dict(model),
-                "data": dict(data),
-                "optimizer": optimizer,
-                "train": train,
-                "seed": seed,
-            },
+        if not resume_from:
+            folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(config_text, encoding="utf-8")
+        (folder / "plan.txt").write_text(plan + "\n", encoding="utf-8")
+        console = Console(total, trainer.at.step, progress_seconds)
+        print(_opening(parts, choices, folder, trainer.at.step, group.world), file=sys.stderr, flush=True)
+        json_log = JsonLog(folder / "metrics.jsonl", content["log_bytes"] if content else 0)
+        wandb = (
+            None
+            if logger["mode"] == "none"
+            else start_wandb(
+                logger["mode"],
+                folder,
+                name=folder.name,
+                project=logger["project"],
+                config={
+                    "choices": dict(choices),
+                    "model": dict(model),
+                    "data": dict(data),
+                    "optimizer": optimizer,
+                    "train": train,
+                    "seed": seed,
+                },
+            )
         )
-    )
-    logs = Logs(json_log, wandb, console, Curves(folder, parts.task.metric))
+        logs = Logs(json_log, wandb, console, Curves(folder, parts.task.metric))
     try:
         logs.write(_first_record(parts, choices, plan, seed, trainer))
         why = trainer.fit(logs)
         test = {} if trainer.interrupted else _test(trainer, logs, why)
     finally:
         logs.close()
-    print(
-        final_summary(
-            folder,
-            why,
-            test,
-            trainer.at.best,
-            trainer.at.best_step,
-            parts.task.metric,
-            trainer.at.seconds,
-            generates=hasattr(parts.dataset, "decode"),
+    if group.leads:
+        print(
+            final_summary(
+                folder,
+                why,
+                test,
+                trainer.at.best,
+                trainer.at.best_step,
+                parts.task.metric,
+                trainer.at.seconds,
+                generates=hasattr(parts.dataset, "decode"),
+            )
         )
-    )
     return trainer.at.best
 
 
 def _test(trainer: Trainer, logs: Logs, why: str) -> dict[str, float]:
     """Metrics on test with the best weights; the last record of a run."""
-    best = trainer.folder / "best.pt"
-    if best.exists():
+    best, weights, group = trainer.folder / "best.pt", None, trainer.group
+    if group.leads and best.exists():
         weights = checkpoint.evaluated_weights(checkpoint.load(best)[0])
+    weights = group.from_leader(weights)
+    if weights is not None:
         checkpoint.put_weights(trainer.net, weights, str(best))
-    with trainer.compute.evaluated(average=not best.exists()) as net:
-        test = evaluate(net, trainer.dataset, trainer.task, "test", device=trainer.device)
+    with trainer.compute.evaluated(average=weights is None) as net:
+        test = evaluate(net, trainer.dataset, trainer.task, "test", device=trainer.device, group=group)
     logs.write(
         {
             "kind": "end",
@@ -200,16 +228,18 @@ def _first_record(
         "seed": seed,
         "device": parts.device,
         "threads": torch.get_num_threads(),
+        "workers": trainer.group.world,
         "torch": torch.__version__,
         "python": sys.version.split()[0],
     }
 
 
-def _opening(parts: Parts, choices: Mapping[str, str], folder: Path, step: int) -> str:
+def _opening(parts: Parts, choices: Mapping[str, str], folder: Path, step: int, workers: int) -> str:
     model = " ".join(filter(None, (choices.get("model"), choices.get("cell"))))
     begin = f"resuming {folder} at update {step}" if step else f"run {folder}"
+    device = f"{workers} workers, the first on {parts.device}" if workers > 1 else parts.device
     return (
-        f"{begin}\n{model}: {weight_count(parts):,} weights, task {parts.task.name}, on {parts.device}\n"
+        f"{begin}\n{model}: {weight_count(parts):,} weights, task {parts.task.name}, on {device}\n"
         f"{parts.dataset.describe()}"
     )
 

@@ -29,6 +29,9 @@ from framework.interrupt import noted
 from framework.logging import Logs, peak_bytes
 from framework.network import Network
 from framework.optim import Schedule
+from framework.parallel import ALONE, Group
+from framework.parallel_checkpoint import collected, own_part, weights_digest
+from framework.parallel_gradients import Gradients
 from framework.state import State
 from framework.task import Task, better
 
@@ -59,6 +62,9 @@ class Trainer:
     of dev looked at (0: all). rollback: where the schedule lowers the rate, go back to the best weights.
     windows: h / h' of BPTT(h; h'), where h' is the batches' length (1: truncated at each batch); dtype,
     weight_noise, ema: see `Compute`. extra: what checkpoints also carry (config, plan).
+
+    group: processes that train together. `dataset` then holds this one's lanes; whatever decides is added up
+    over the group, so that all do the same, and one writes the folder.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class Trainer:
         save_minutes: float = 10.0,
         device: str = "cpu",
         extra: dict[str, str] | None = None,
+        group: Group = ALONE,
     ):
         self.net, self.dataset, self.task = net, dataset, task
         self.optimizer, self.schedule, self.folder = optimizer, schedule, folder
@@ -96,6 +103,7 @@ class Trainer:
         self.save_minutes, self.device = save_minutes, device
         self.extra = extra or {}
         self.compute = Compute(net, dtype, weight_noise, ema)
+        self.group, self.gradients = group, Gradients(self.compute, group)
         self.windows = Windows(self.compute.runs, windows, device) if windows > 1 else None
         self.rollback = rollback
         self.best: dict[str, Any] | None = None  # what a rollback goes back to
@@ -103,7 +111,8 @@ class Trainer:
         self.logs: Logs  # given to fit
         self.state: State | None = None  # of the streams, when the dataset carries it
         self.sums: dict[str, Tensor] = {}  # of the task, since the last step record
-        self.interrupted = ""
+        self.noticed = self.interrupted = ""  # a signal that this process got, and what the group goes by
+        self.due = False  # of a checkpoint inside the epoch
         self.started = self.saved = self.logged = time.perf_counter()
         self.logged_frames = self.logged_step = 0
 
@@ -117,7 +126,8 @@ class Trainer:
         self.logs = logs
         self.started = self.saved = self.logged = time.perf_counter()
         self.logged_frames, self.logged_step = self.at.frames, self.at.step
-        earlier = self.at.seconds
+        self.earlier = self.at.seconds
+        before = self.at.step, self.at.evaluated
         if self.at.step == 0:
             self.save("last.pt")  # a run that is killed before its first checkpoint can be resumed, too
         with noted(self._interrupt):
@@ -125,20 +135,20 @@ class Trainer:
                 count = self.dataset.count("train", self.at.epoch)
                 for batches in self._groups():
                     self.update(batches)
-                    self.at.seconds = earlier + time.perf_counter() - self.started
                     epoch_over = self.at.batch >= count
                     if epoch_over:
                         self.at.epoch, self.at.batch = self.at.epoch + 1, 0
                         self._break_streams()
                     if self.at.step % self.eval_steps == 0 if self.eval_steps else epoch_over:
                         self.evaluate()
-                    if epoch_over or self._save_is_due():
+                    if epoch_over or self.due:
                         self.save("last.pt")
                     if why := self.over():
                         break
             if not self.interrupted and self.at.evaluated < self.at.step:
                 self.evaluate()
-            self.save("last.pt")
+            if (self.at.step, self.at.evaluated) != before:  # a run that was over brings nothing new
+                self.save("last.pt")
         return why
 
     def update(self, batches: list[Batch]) -> None:
@@ -147,26 +157,33 @@ class Trainer:
         net.train()
         net.profile = (self.at.step + 1) % self.log_steps == 0
         before = checkpoint.random_state(), self.state, self.windows and self.windows.held()
-        scored = max(sum(self.task.count(batch) for batch in batches), 1)
+        frames = sum(int(batch.lengths.sum()) for batch in batches)
+        scored, frames = self.group.sum(sum(self.task.count(batch) for batch in batches), frames)
         loss = torch.zeros((), device=self.device)
         self.optimizer.zero_grad(set_to_none=True)
         sums = []
-        for batch in batches:
+        for number, batch in enumerate(batches, 1):
             self.compute.prepare()
+            if not len(batch.lengths):
+                continue  # the lanes of a small batch are all with other processes
             if self.windows is None:
                 y, state = forward(net, batch, self.state, self.device)
             else:
                 y, state = self.windows.forward(batch, self.state)
             sums.append(self.task.measure(y, batch_to(batch, self.device)))
-            part = sums[-1]["loss"] / scored
+            part = sums[-1]["loss"] / max(scored, 1)
+            if number == len(batches) and self.windows is None:
+                self.gradients.overlap()
             part.backward() if self.windows is None else self.windows.backward(part)
             self.compute.collect()
             loss += part.detach()
             self.state = state.detach() if self.dataset.carry else None
+        self.gradients.finish()
         limit = self.clip or math.inf
         norm = float(nn.utils.clip_grad_norm_(self.net.parameters(), limit))
-        if not math.isfinite(norm) or not math.isfinite(float(loss)):
-            self._stop_at_nan(float(loss), norm, before, batches)
+        total = self._agree(float(loss))
+        if not math.isfinite(norm) or not math.isfinite(total):
+            self._stop_at_nan(total, norm, before, batches)
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.rate(self.at.step)
         self.optimizer.step()
@@ -174,7 +191,7 @@ class Trainer:
         self.at.step += 1
         self.compute.updated(self.at.step)
         self.at.batch += len(batches)
-        self.at.frames += sum(int(batch.lengths.sum()) for batch in batches)
+        self.at.frames += int(frames)
         for part in sums:
             add(self.sums, part)
         if self.at.step % self.log_steps == 0:
@@ -186,7 +203,13 @@ class Trainer:
         begun = time.perf_counter()
         with self.compute.evaluated() as net:
             metrics = evaluate(
-                net, self.dataset, self.task, "dev", device=self.device, limit=self.eval_batches
+                net,
+                self.dataset,
+                self.task,
+                "dev",
+                device=self.device,
+                limit=self.eval_batches,
+                group=self.group,
             )
         value, at = metrics[self.task.metric], self.at
         lower = self.schedule.evaluated(value)
@@ -241,13 +264,14 @@ class Trainer:
         """A step record: means since the last one."""
         now = time.perf_counter()
         seconds, steps = max(now - self.logged, 1e-9), self.at.step - self.logged_step
+        sums = self.group.add_up({key: float(value) for key, value in self.sums.items()})
         timing = getattr(self.compute.runs, "timing", None) or {}
         self.logs.write(
             {
                 "kind": "step",
                 "step": self.at.step,
                 "epoch": self.at.epoch,
-                **self.task.metrics({key: float(value) for key, value in self.sums.items()}),
+                **self.task.metrics(sums),
                 "grad_norm": norm,
                 "lr": self.optimizer.param_groups[0]["lr"],
                 "frames_per_s": (self.at.frames - self.logged_frames) / seconds,
@@ -262,36 +286,52 @@ class Trainer:
     # ---- checkpoints
 
     def save(self, name: str) -> None:
-        """Write a checkpoint into the run's folder, from which a run goes on as if it had not stopped."""
+        """Write a checkpoint into the run's folder, from which a run goes on as if it had not stopped.
+
+        Of a group one process writes, for all of them. Raises TrainingError where it cannot, and where the
+        processes' weights are no longer the same.
+        """
         begun = time.perf_counter()
         if not all(bool(param.isfinite().all()) for param in self.net.parameters()):
             self._stop("the weights are not finite any more")  # the checkpoint before stays
         self.logs.sync()
-        checkpoint.save(
-            self.folder / name,
+        sums = self.group.add_up({key: float(value) for key, value in self.sums.items()})
+        parts = self.group.gather(
             {
-                **self.extra,
-                **self._model(),
-                "best": self.best,
-                "schedule": self.schedule.state(),
-                "position": dataclasses.asdict(self.at),
-                "sums": {key: value.cpu() for key, value in self.sums.items()},
+                "digest": weights_digest(self.net) if self.group.world > 1 else 0,
                 "state": None if self.state is None else self.state.tensors(),
                 "windows": [] if self.windows is None else self.windows.state(),
                 "random": checkpoint.random_state(),
-                "log_bytes": self.logs.position(),
-            },
+            }
         )
+        if self.group.leads:
+            if len({part.pop("digest") for part in parts}) > 1:
+                self._stop("the workers' weights are not the same any more")
+            checkpoint.save(
+                self.folder / name,
+                {
+                    **self.extra,
+                    **self._model(),
+                    **collected(parts),
+                    "best": self.best,
+                    "schedule": self.schedule.state(),
+                    "position": dataclasses.asdict(self.at),
+                    "sums": {key: torch.tensor(value, dtype=torch.float64) for key, value in sums.items()},
+                    "log_bytes": self.logs.position(),
+                },
+            )
         self.saved = time.perf_counter()
         self.logged += self.saved - begun
 
     def load(self, content: dict[str, Any], place: str) -> None:
         """Go on from a checkpoint's content; `place` names it in the ConfigError of another model's."""
+        content = own_part(content, self.group)
         self._put_model(content, place)
         self.best = content.get("best") if self.rollback else None
         self.schedule.load(content["schedule"])
         self.at = Position(**content["position"])
-        self.sums = {key: value.to(self.device) for key, value in content["sums"].items()}
+        if self.group.leads:  # they are those of the whole group
+            self.sums = {key: value.to(self.device) for key, value in content["sums"].items()}
         if (state := content["state"]) is not None:
             like = self.compute.runs.like  # train.dtype may be another one now
             state = {n: x.to(like) if x.is_floating_point() else x.to(like.device) for n, x in state.items()}
@@ -320,8 +360,16 @@ class Trainer:
         if self.windows is not None:
             self.windows.clear()
 
-    def _save_is_due(self) -> bool:
-        return bool(self.save_minutes) and time.perf_counter() - self.saved >= 60 * self.save_minutes
+    def _agree(self, loss: float) -> float:
+        """The loss of the whole group; and what signals and the clock say becomes the same for all."""
+        now = time.perf_counter()
+        due = bool(self.save_minutes) and now - self.saved >= 60 * self.save_minutes
+        mine = (self.earlier + now - self.started, due) if self.group.leads else (0.0, 0.0)
+        loss, noticed, self.at.seconds, due = self.group.sum(loss, bool(self.noticed), *mine)
+        self.due = due > 0
+        if noticed:
+            self.interrupted = self.noticed or "interrupted in another process"
+        return loss
 
     def _stop_at_nan(self, loss: float, norm: float, before: tuple, batches: list[Batch]) -> NoReturn:
         """End the run. The weights are still those before this update: they are saved, if they are good."""
@@ -344,4 +392,6 @@ class Trainer:
 
     def _interrupt(self, name: str) -> None:
         """Ctrl-C and SIGTERM end the run after the current update; a second one at once."""
-        self.interrupted = f"interrupted by {name}"
+        self.noticed = f"interrupted by {name}"
+        if self.group.world == 1:  # others first hear of it in the next update
+            self.interrupted = self.noticed
