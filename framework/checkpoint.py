@@ -1,8 +1,9 @@
 """Checkpoints: plain dicts of tensors, numbers and strings, written so that no crash can lose the run.
 
 A file is written beside its place, synced, and renamed over it; the one before is kept as `<name>.prev`.
-So at every moment a whole checkpoint lies on the disk, and `load` finds it. Files load with
-`torch.load(weights_only=True)`: they hold no code.
+So at every moment a whole checkpoint lies on the disk, and `load` finds it. What it reads is first compared
+with the sums (CRC-32) in the file, which torch itself does not look at: a flipped bit is a damaged file, not
+another weight. Files load with `torch.load(weights_only=True)`: they hold no code.
 
 Weights and optimizer state are stored under the canonical weight names of the graph (`l1/i:full(x)`), not
 under the parameters of the network: how a plan packs weights side by side may change, a checkpoint does not.
@@ -13,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import pickle
 import random
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,7 +39,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
     """
     memory = io.BytesIO()  # torch.save hides the OSError of a full disk; plain bytes do not
     torch.save({"format": FORMAT, **content}, memory)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = _partial(path)
     try:
         with open(partial, "wb") as file:
             file.write(memory.getbuffer())
@@ -65,17 +66,22 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
 def load(path: Path) -> tuple[dict[str, Any], str]:
     """The content of a checkpoint, and a line to tell the user ("" when all is well).
 
-    A file that is missing or cut short is replaced by its `.prev`, and the line says so.
+    A file that is missing, cut short or changed is replaced by its `.prev`, and the line says so.
     Raises ConfigError when neither is a checkpoint.
     """
     cause = ""
-    for file in (path, previous(path)):
+    # The partial one is whole for the moment between the two renames of a save; it counts where the one that
+    # was renamed first is damaged.
+    for file in (path, previous(path), _partial(path)):
         if not file.exists():
             cause = cause or "there is no such file"
             continue
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            content = _read(file)
+        except OSError as error:
+            cause = cause or f"the file cannot be read ({error.strerror or error})"
+            continue
+        except Exception as error:  # of zipfile, pickle and torch: a damaged file raises nearly every kind
             why = (str(error) or type(error).__name__).splitlines()[0]
             cause = cause or f"the file is damaged ({why})"
             continue
@@ -84,6 +90,19 @@ def load(path: Path) -> tuple[dict[str, Any], str]:
             continue
         return content, f"{path}: {cause}: using {file.name}, the checkpoint before it." if cause else ""
     raise ConfigError(str(path), cause, "Give a run folder or a .pt file that train.py wrote.")
+
+
+def _read(file: Path) -> Any:
+    """What torch.save wrote; raises where the sums in the file say that it is not what was written."""
+    with zipfile.ZipFile(file) as archive:
+        if (broken := archive.testzip()) is not None:
+            raise ValueError(f"{broken} is not what was written")
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _partial(path: Path) -> Path:
+    """Where a checkpoint is written before it gets its name."""
+    return path.with_name(f".{path.name}.partial")
 
 
 def previous(path: Path) -> Path:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
+from framework.logging import say
 
 SHOWN = (
     "accuracy",
@@ -44,14 +47,16 @@ class Console:
 
     def tick(self, step: int) -> None:
         """Update number `step` is done."""
-        if self.bar is not None:
-            self.bar.update(step - self.bar.n)
+        with self._screen():
+            if self.bar is not None:
+                self.bar.update(step - self.bar.n)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Show a record of `step` or `eval`."""
         kind = record["kind"]
         if kind == "step" and self.bar is not None:
-            self.bar.set_postfix_str(summary(record, ", "))
+            with self._screen():
+                self.bar.set_postfix_str(summary(record, ", "))
         elif kind == "step" and time.monotonic() - self.printed >= self.seconds:
             self._line(
                 f"epoch {record['epoch']} update {record['step']}{self._of()}  {summary(record)}  "
@@ -65,14 +70,26 @@ class Console:
 
     def close(self) -> None:
         """Leave the bar as it is."""
-        if self.bar is not None:
-            self.bar.close()
+        with self._screen():
+            if self.bar is not None:
+                self.bar.close()
+
+    @contextlib.contextmanager
+    def _screen(self) -> Iterator[None]:
+        """A terminal that is gone ends no run: there is no bar from then on."""
+        try:
+            yield
+        except OSError:
+            assert self.bar is not None, "only the bar writes here"
+            self.bar.disable, self.bar = True, None  # a disabled one does not write when it is collected
 
     def _line(self, text: str) -> None:
-        if self.bar is not None:
-            self.bar.write(text, file=self.stream)
-        else:
-            print(text, file=self.stream, flush=True)
+        with self._screen():
+            if self.bar is not None:
+                self.bar.write(text, file=self.stream)
+                self.printed = time.monotonic()
+                return
+        say(text, self.stream)
         self.printed = time.monotonic()
 
     def _of(self) -> str:
