@@ -29,7 +29,7 @@ REALS = {torch.float32: "float", torch.float64: "double"}
 # Weights up to this many bytes stay in a core's second cache: threads then share lanes, and each reads all of
 # them at every step.
 NEAR = 1 << 20
-WORK = 1 << 21  # multiplications of a whole call from which a second thread is worth its start
+WORK = 1 << 20  # multiplications of a whole call for each thread, so that it is worth its start
 
 
 class CompiledLoop(TorchLoop):
@@ -154,8 +154,9 @@ class _Native:
         """(how many, whether they share units rather than lanes)."""
         weights = sum(made.packs.values())
         pointwise = sum(nest.size * max(1, len(nest.ops)) for nest in self.nests if nest.product is None)
-        n = torch.get_num_threads()
-        if n < 2 or (weights + 8 * pointwise) * steps * lanes < WORK:  # a function is some 8 multiplications
+        work = (weights + 8 * pointwise) * steps * lanes  # a function is some 8 multiplications
+        n = min(torch.get_num_threads(), work // max(1, WORK))  # so that each has enough to do
+        if n < 2:
             return 1, False
         if weights * itemsize > NEAR and lanes < 8 * n:
             return n, True
