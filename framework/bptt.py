@@ -180,8 +180,12 @@ def _collect(entry: State | None) -> dict[str, Tensor]:
 
 
 def _hold(x: Tensor, weights: set[int]) -> Tensor | tuple[Tensor, int]:
-    """What autograd keeps of a tensor: weights as they will be, anything else as it is now."""
-    return x if x.untyped_storage().data_ptr() in weights else (x, x._version)
+    """What autograd keeps of a tensor: weights as they will be, anything else as it is now.
+
+    Without its history, which autograd puts back: a result that its own node keeps would else keep this node,
+    and a window that is forgotten before its last backward would stay in memory for ever.
+    """
+    return x if x.untyped_storage().data_ptr() in weights else (x.detach(), x._version)
 
 
 def _given_back(held: Tensor | tuple[Tensor, int]) -> Tensor:

@@ -1,9 +1,11 @@
 """BPTT(h; h') against its definition, step by step in float64: old values, weights of now."""
 
+import gc
 from unittest.mock import patch
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from framework import Network, load_graph
 from framework.bptt import Windows
@@ -236,6 +238,27 @@ def test_torchs_own_routines_leave_such_calls_to_others():
     net = Network(graph_of("lstm"), runner="torch-fused").double()
     assert {choice.runner for choice in net.plan.choices} == {"torch-fused"}
     compare(train(net, 2, resets=False), 1e-11)
+
+
+@pytest.mark.parametrize("runner", ["torch", "compiled"])
+def test_forgotten_windows_leave_no_memory(runner):
+    """Streams break before a window was walked for the last time: what it kept must go with it."""
+    nodes = {
+        "h": {"size": 4, "is": "tanh(full(x) + full(h[t-1]) + bias)"},
+        "y": {"size": 2, "is": "sigmoid(full(h) + bias)"},
+    }
+    net = Network({"inputs": {"x": {"size": 3}}, "nodes": nodes, "outputs": ["y"]}, runner=runner)
+    windows, state = Windows(net, 3), None
+    held = []
+    for _ in range(2):
+        x = torch.randn(STEPS, LANES, 3)
+        y, state = windows.forward(Batch(x, x, torch.full((LANES,), STEPS), None, ()), state)
+        windows.backward(y.square().sum())
+        held.append(StorageWeakRef(y.untyped_storage()))
+    del y, state
+    windows.clear()
+    gc.collect()
+    assert all(x.expired() for x in held)
 
 
 def test_random_masks_are_those_of_their_window():
