@@ -53,7 +53,7 @@ def save(path: Path, content: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         size = memory.getbuffer().nbytes / 1e6
-        kept = next((p for p in (path, previous(path)) if p.exists()), None)
+        kept = next((p for p in (path, previous(path), path.with_name("last.pt")) if p.exists()), None)
         raise TrainingError(
             str(path),
             f"cannot write the checkpoint of {size:.1f} MB: {error.strerror or error}",

@@ -41,8 +41,11 @@ def draw_curves(folder: Path, metric: str) -> Path | None:
             axes.legend()
     speed.set_ylim(bottom=0)
     partial = folder / ".curves.partial.png"
-    figure.savefig(partial, dpi=110)
-    return partial.replace(folder / "curves.png")
+    try:
+        figure.savefig(partial, dpi=110)
+        return partial.replace(folder / "curves.png")
+    finally:
+        partial.unlink(missing_ok=True)  # what a full disk cut short takes no room
 
 
 class Curves:

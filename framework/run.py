@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from framework import checkpoint
-from framework.assemble import Parts, assemble, check_writable
+from framework.assemble import Parts, assemble
 from framework.bptt import window_count
 from framework.console import Console
 from framework.errors import ConfigError
 from framework.evaluate import evaluate
-from framework.logging import JsonLog, Logs, SilentLogs, start_wandb
+from framework.folder import new_folder, take_folder
+from framework.logging import JsonLog, Logs, SilentLogs, say, start_wandb, warn
 from framework.optim import Schedule, decay_groups, make_optimizer
 from framework.parallel import ALONE, Group
 from framework.parallel_checkpoint import own_seed
@@ -134,16 +135,16 @@ def run(
                 )
     folder_known(folder)
     logs: Logs = SilentLogs()
-    if group.leads:
+    json_log: JsonLog | None = None
+    with group.together():
+        if group.leads:
+            texts = {"config.yaml": config_text, "plan.txt": plan + "\n"}
+            json_log = take_folder(folder, texts, content["log_bytes"] if content else 0)
+    if json_log is not None:
         if note:
-            print(note, file=sys.stderr)
-        if not resume_from:
-            folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(config_text, encoding="utf-8")
-        (folder / "plan.txt").write_text(plan + "\n", encoding="utf-8")
+            warn(note)
         console = Console(total, trainer.at.step, progress_seconds)
-        print(_opening(parts, choices, folder, trainer.at.step, group.world), file=sys.stderr, flush=True)
-        json_log = JsonLog(folder / "metrics.jsonl", content["log_bytes"] if content else 0)
+        say(_opening(parts, choices, folder, trainer.at.step, group.world), sys.stderr)
         wandb = (
             None
             if logger["mode"] == "none"
@@ -170,18 +171,17 @@ def run(
     finally:
         logs.close()
     if group.leads:
-        print(
-            final_summary(
-                folder,
-                why,
-                test,
-                trainer.at.best,
-                trainer.at.best_step,
-                parts.task.metric,
-                trainer.at.seconds,
-                generates=hasattr(parts.dataset, "decode"),
-            )
+        last_words = final_summary(
+            folder,
+            why,
+            test,
+            trainer.at.best,
+            trainer.at.best_step,
+            parts.task.metric,
+            trainer.at.seconds,
+            generates=hasattr(parts.dataset, "decode"),
         )
+        say(last_words, sys.stdout)
     return trainer.at.best
 
 
@@ -189,7 +189,10 @@ def _test(trainer: Trainer, logs: Logs, why: str) -> dict[str, float]:
     """Metrics on test with the best weights; the last record of a run."""
     best, weights, group = trainer.folder / "best.pt", None, trainer.group
     if group.leads and best.exists():
-        weights = checkpoint.evaluated_weights(checkpoint.load(best)[0])
+        content, note = checkpoint.load(best)
+        weights = checkpoint.evaluated_weights(content)
+        if note:
+            warn(note)
     weights = group.from_leader(weights)
     if weights is not None:
         checkpoint.put_weights(trainer.net, weights, str(best))
@@ -256,26 +259,3 @@ def total_updates(parts: Parts, epochs: int, max_steps: int, accumulate: int) ->
         raise ConfigError(f"data.{parts.dataset.name}", "its train split is empty", "Give it more data.")
     limits = [each for each in (epochs * -(-batches // accumulate), max_steps) if each]
     return min(limits, default=0)
-
-
-def new_folder(runs: Path, stamp: str, choices: Mapping[str, str], run_dir: Path | None) -> Path:
-    """Where a new run goes: `run_dir`, or runs/<stamp>_<model>_<data> with -2, -3, ... while it is taken.
-
-    Raises ConfigError when run_dir holds a run already, or nothing can be written there.
-    """
-    if run_dir is not None:
-        if (run_dir / "last.pt").exists() or (run_dir / "metrics.jsonl").exists():
-            raise ConfigError(
-                "run_dir",
-                f"{run_dir} holds a run already",
-                f"Go on with resume={run_dir}, or give another folder.",
-            )
-        check_writable(run_dir)
-        return run_dir
-    name = "_".join([stamp, choices.get("model", "model"), choices.get("data", "data")])
-    folder, number = runs / name, 1
-    while folder.exists():
-        number += 1
-        folder = runs / f"{name}-{number}"
-    check_writable(folder)
-    return folder

@@ -29,6 +29,7 @@ LADDER = {
     "framework.runners.source_backward": 1,
     "framework.plain": 3,
     "framework.step": 4,
+    "framework.export": 5,
     "framework.call": 4,
     "framework.chunks": 4,
     "framework.overlap": 4,
@@ -65,7 +66,12 @@ LADDER = {
     "framework.options": 6,
     "framework.mistakes": 6,
     "framework.config": 6,
+    "framework.sweep": 6,
+    "framework.sweep_space": 1,
+    "framework.sweep_state": 2,
+    "framework.sweep_jobs": 1,
     "framework.assemble": 6,
+    "framework.folder": 6,
     "framework.run": 6,
     "framework.restore": 6,
     "framework": 7,  # __init__ exports the public names
@@ -73,7 +79,7 @@ LADDER = {
     "train": 7,
 }
 TORCH_FREE = 2  # rungs up to this one know no torch
-CONFIG_EDGE = {"framework.options", "framework.mistakes", "framework.config"}  # hydra and omegaconf stop here
+CONFIG_EDGE = {"framework.options", "framework.mistakes", "framework.config", "framework.sweep"}  # hydra and omegaconf stop here
 # Data and text without torch and triton, which plans read lazily.
 TABLES = {
     "kernels.launch",
@@ -262,11 +268,14 @@ def test_every_package_that_is_imported_is_declared():
     # a script may use what only developers have
     extras = _project()["optional-dependencies"]
     for_developers = {_plain(d) for name in ("dev", "bench") for d in extras[name]}
+    on_demand = {_plain(d) for name in ("export", "sweep") for d in extras[name]}  # in functions alone, which say what is missing
     missing = []
     for name, path in modules().items():
         allowed = declared | (for_developers if name.split(".")[0] == "scripts" else set())
-        for module, _ in imports(path.read_text(encoding="utf-8")):
+        for module, at_once in imports(path.read_text(encoding="utf-8")):
             top = module.split(".")[0]
+            if not at_once and top in on_demand:
+                continue
             if top in sys.stdlib_module_names or top in OURS or top == "__future__":
                 continue
             if DISTRIBUTIONS.get(top, top) not in allowed:
