@@ -23,7 +23,7 @@ from framework.steps import Addend, Linear, Loop
 
 # run(packs, inputs, histories by name; a tensor of the network's dtype and device) -> outputs, histories
 Run = Callable[
-    [Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor]],
+    [Mapping[str, Tensor], Mapping[str, Tensor], Mapping[str, Tensor], Tensor],
     tuple[dict[str, Tensor], dict[str, Tensor]],
 ]
 HEAD = "linear = torch.nn.functional.linear\n"
@@ -208,6 +208,7 @@ class Writer:
         """A loop over all steps: values carried are the last ones of its nodes, the newest first."""
         fed = [f"p{step.pre}"] * bool(c.targets) + [self.v.wide(a) for a in c.ext]
         cell = Values(c.cell, f"c{k}_", f"lead{k}", self.weight)
+        fed = fed or ["like.new_zeros(*lead, 1)"]  # a scan needs something to go over
         names = [f"e{k}_{i}" for i in range(len(fed))]
         carried = {node: [f"s{k}_{n}_{j}" for j in range(d)] for n, (node, d) in enumerate(c.states.items())}
         for i, op in enumerate(c.cell):
@@ -227,8 +228,6 @@ class Writer:
                     starts.append(f"{self.initial(node)}.expand(lead[1], {size}).clone()")
             new += [f"{x}.clone()" for x in (cell.wide(c.roots[node]), *held[:-1])]
         outs = [f"{cell.wide(local)}.clone()" for _, local in c.outputs]
-        if not fed:  # a scan needs something to go over
-            fed, names = ["like.new_zeros(*lead, 1)"], [f"e{k}_0"]
         flat = [name for held in carried.values() for name in held]
         self.lines += [
             f"def body{k}(carry, given):",

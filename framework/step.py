@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -46,11 +46,12 @@ class Stepper:
         else:
             self._check_state(state, lanes)
         device = net.like.device.type
+        weights = cast(Mapping[str, Tensor], net._parameters)  # no copy for each step
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
-                outputs, after = self.plain.run(net._parameters, inputs, state.history, net.like)  # type: ignore[arg-type]
+                outputs, after = self.plain.run(weights, inputs, state.history, net.like)
         else:
-            outputs, after = self.plain.run(net._parameters, inputs, state.history, net.like)  # type: ignore[arg-type]
+            outputs, after = self.plain.run(weights, inputs, state.history, net.like)
         y = outputs if len(outputs) > 1 else next(iter(outputs.values()))
         return y, State(after, state.initial)
 
