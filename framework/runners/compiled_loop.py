@@ -146,7 +146,10 @@ class _Native:
             who, among = (i, of) if units else (0, 1)
             run(pointers, steps, lanes, lo, hi, i, of, who, among, sync)
 
-        at_once(part, n)
+        def let_go() -> None:
+            sync[0] = 1 << 62  # threads wait until it has come up to a number
+
+        at_once(part, n, let_go)
         for x, packed in back:
             x.copy_(packed)
 

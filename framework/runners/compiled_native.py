@@ -11,6 +11,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -23,6 +24,8 @@ attributes #0 = {{ nounwind "min-legal-vector-width"="512" "prefer-vector-width"
 attributes #1 = {{ nounwind noinline }}
 """
 _lock = Lock()
+if hasattr(os, "register_at_fork"):  # a child would wait for a thread that it does not have
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _engines: dict[str, tuple[Any, Callable[..., None]]] = {}
 
 
@@ -59,7 +62,9 @@ def vectors(real: str) -> Vectors:
 
 
 def folder() -> Path:
-    """Where compiled loops are kept: in the user's folder for such (XDG base directory specification)."""
+    """Where compiled loops are kept: in the user's folder for such (XDG base directory specification). Raises
+    RuntimeError for a user without a home.
+    """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intrastream" / "loops"
 
 
@@ -111,12 +116,14 @@ def _link(made: bytes) -> tuple[Any, Callable[..., None]]:
 
 # Files ------------------------------------------------------------------------------------------------
 
+NOWHERE = (OSError, RuntimeError)  # no such file, no place for it; no home
+
 
 def _read(key: str) -> bytes | None:
     """What is kept under a key; None where there is nothing whole."""
     try:
         found = (folder() / key).read_bytes()
-    except OSError:
+    except NOWHERE:
         return None
     digest, made = found[:32], found[32:]
     return made if hashlib.sha256(made).digest() == digest else None
@@ -129,8 +136,12 @@ def _write(key: str, made: bytes) -> None:
     try:
         folder().mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=folder())
+    except NOWHERE:
+        return
+    try:
         with os.fdopen(handle, "wb") as f:
             f.write(hashlib.sha256(made).digest() + made)
-        Path(name).replace(folder() / key)
+        os.replace(name, folder() / key)
     except OSError:
-        return
+        with suppress(OSError):
+            os.unlink(name)

@@ -8,7 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
 _lock = Lock()
-_pools: dict[int, ThreadPoolExecutor] = {}
+_pools: list[
+    tuple[int, ThreadPoolExecutor]
+] = []  # none, or the one that there is, with its number of threads
 
 
 def _forget() -> None:
@@ -22,20 +24,47 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def at_once(part: Callable[[int, int], None], n: int) -> None:
+def at_once(part: Callable[[int, int], None], n: int, let_go: Callable[[], None]) -> None:
     """part(i, n) for i below n, all at the same time: they may wait for each other.
 
-    While another call has the threads, part(0, 1) does it all.
+    While another call has the threads, part(0, 1) does it all. let_go: ends all waiting, of parts that have
+    begun and of those that will. When something is raised in the middle (Ctrl-C), no part runs any more by
+    the time that it leaves here: they write to memory that the caller then gives back.
     """
     if n < 2 or not _lock.acquire(blocking=False):
         part(0, 1)
         return
     try:
-        if n not in _pools:
-            _pools[n] = ThreadPoolExecutor(n - 1, "intrastream-loop")
-        others = [_pools[n].submit(part, i, n) for i in range(1, n)]
+        pool = _pool(n - 1)
+        others = [pool.submit(part, i, n) for i in range(1, n)]
         part(0, n)
         for other in others:
             other.result()
+    except BaseException:
+        let_go()
+        _end()
+        raise
     finally:
         _lock.release()
+
+
+def _pool(n: int) -> ThreadPoolExecutor:
+    """n threads or more, the same ones for all calls."""
+    if _pools and _pools[0][0] < n:
+        _end()
+    if not _pools:
+        _pools.append((n, ThreadPoolExecutor(n, "intrastream-loop")))
+    return _pools[0][1]
+
+
+def _end() -> None:
+    """End the threads, once they have done all that they were given; what interrupts that is raised then."""
+    interrupts: list[BaseException] = []
+    while _pools:
+        try:
+            _pools[0][1].shutdown()
+            _pools.clear()
+        except BaseException as e:
+            interrupts.append(e)
+    if interrupts:
+        raise interrupts[0]
