@@ -30,6 +30,7 @@ ENDED = 70  # exit code of a worker that ends because of another one
 MISTAKE = 2  # that of a worker that has written down an error of the user's
 PATIENCE = 5.0  # seconds for the true cause to show itself after a worker that ended because of another
 RESULT, FOLDER = "result", "folder"  # files that workers leave; with their rank, and without
+WORKER = "framework.parallel_worker"
 TAIL = 20  # lines shown of what a worker other than the first has said
 
 
@@ -99,7 +100,7 @@ class Crew:
             place = Place(rank, count, rank, count, f"file://{told / 'meeting'}", restarted)
             with open(self._log(rank), "wb") as log:
                 worker = subprocess.Popen(
-                    [sys.executable, "-m", "framework.parallel_worker"],
+                    [sys.executable, "-m", WORKER],
                     stdin=subprocess.PIPE,
                     stdout=log if rank else None,
                     stderr=log if rank else None,

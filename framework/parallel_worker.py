@@ -46,7 +46,7 @@ def work(job: Job) -> int:
     return code
 
 
-def _watch() -> None:
+def watch() -> None:
     """End when the process that started this one is gone: its end of the pipe closes with it."""
     os.read(sys.stdin.fileno(), 1)
     os._exit(ENDED)
@@ -54,5 +54,5 @@ def _watch() -> None:
 
 if __name__ == "__main__":
     job = pickle.load(sys.stdin.buffer)
-    threading.Thread(target=_watch, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
     sys.exit(work(job))
