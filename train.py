@@ -43,6 +43,9 @@ def compose(cfg: DictConfig) -> float | None:
         show(error)
         failures.append(error)
         return None
+    except Ended as error:  # of several processes one tells the user why
+        failures.append(TrainingError("train.workers", str(error)))
+        return None
 
 
 def start(cfg: DictConfig, resume_from: Path | None = None) -> float | None:
@@ -81,7 +84,7 @@ def main(arguments: list[str]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         failures.append(explain(error, arguments))
         show(failures[-1])
-    except Ended:  # of several processes one tells the user why
+    except Ended:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
