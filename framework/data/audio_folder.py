@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from framework.data import features
 from framework.data.batch import SPLITS, UNSCORED, Split
-from framework.data.cache import cached, source_digest
+from framework.data.cache import cached, load_tensors, source_digest
 from framework.data.faults import Faults
 from framework.data.options import at_least, one_of
 from framework.data.speech_table import COLUMNS, read_part, write_tables
@@ -101,7 +102,7 @@ def audio_folder(
     faults.load(folder)
     classes = torch.tensor([*range(len(known)), UNSCORED])
     parts: dict[Split, Part] = {split: read_part(folder / split, deltas, classes) for split in SPLITS}
-    scale = torch.load(folder / "moments.pt", weights_only=True)
+    scale = load_tensors(folder / "moments.pt")
     data = Utterances(
         "audio_folder", parts, known, scale["mean"], scale["deviation"], batch_size, seed, note=faults.say()
     )
@@ -140,7 +141,7 @@ def find_items(path: str | None, labels: str, units: str, faults: Faults) -> lis
             words = (text,)
         elif units == "characters":
             words = tuple(" ".join(words))
-        items.append(Item(file, str(name), split, words))
+        items.append(Item(file, _readable(str(name)), split, words))
     for each in SPLITS:
         if not any(item.split == each for item in items):
             raise ConfigError(
@@ -151,15 +152,20 @@ def find_items(path: str | None, labels: str, units: str, faults: Faults) -> lis
     return items
 
 
+def _readable(name: str) -> str:
+    """A file's name as text: bytes that are no UTF-8 (from another system) as \\xe9."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def _label(file: Path, root: Path, labels: str, tables: dict[Path, str]) -> str:
     """What is written of a recording. Raises DataError where there is nothing."""
     if labels == "folder":
         if file.parent == root or file.parent.name.lower() in FOLDERS:
             raise DataError(str(file), "it lies in no folder of a class", "Move it into one")
-        return file.parent.name
+        return _readable(file.parent.name)
     if labels == "txt":
         try:
-            return file.with_suffix(".txt").read_text(encoding="utf-8")
+            return file.with_suffix(".txt").read_text(encoding="utf-8-sig")
         except FileNotFoundError as error:
             raise DataError(str(file), "its TXT file is missing", "Write one, or remove it") from error
         except (OSError, UnicodeDecodeError) as error:
@@ -177,7 +183,7 @@ def _tables(root: Path, column: str) -> dict[Path, str]:
         raise ConfigError("data.labels", f"there is no {TABLE} in {root}", "Write one, or data.labels=folder")
     for path in files:
         try:
-            with open(path, encoding="utf-8", newline="") as lines:
+            with open(path, encoding="utf-8-sig", newline="") as lines:  # spreadsheets begin it by a mark
                 rows = list(csv.DictReader(lines))
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(str(path), f"cannot be read ({error})", "Mend it") from error
@@ -196,6 +202,8 @@ def _row(item: Item, index: dict[str, int], texts: bool, shape: tuple[int, bool]
     x = features.fbank(read_audio(item.file), *shape)
     if not len(x):
         raise DataError(str(item.file), "shorter than one window of 25 ms", "Remove it")
+    if not bool(x.isfinite().all()):
+        raise DataError(str(item.file), "its samples are too large to be sound", "Mend or remove it")
     numbers = [index[each] for each in item.labels]
     if texts and frames_needed(numbers) > len(x):
         cause = f"its {len(numbers)} labels need {frames_needed(numbers)} frames or more, it has {len(x)}"
@@ -218,7 +226,7 @@ def read_audio(path: Path) -> Tensor:
     import soundfile  # brings a C library: only where audio is read
 
     try:
-        data, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        data, rate = soundfile.read(os.fsencode(path), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         text = " ".join(str(getattr(error, "error_string", error)).split()).rstrip(".")
         raise DataError(str(path), f"cannot read the audio: {text}", "Mend or remove it") from error

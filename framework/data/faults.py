@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from framework.data.cache import damaged
 from framework.data.options import one_of
 from framework.errors import DataError
 from framework.logging import warn
@@ -37,9 +38,7 @@ class Faults:
         try:
             self.found += json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise DataError(
-                str(path), f"the cached notes cannot be read ({error})", f"Delete {folder}: it is made again"
-            ) from error
+            raise damaged(path, folder, str(error)) from error
 
     def say(self) -> str:
         """Warn of what was left out, one line each, the first ones of many; a sentence for `describe`."""

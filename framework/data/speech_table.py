@@ -12,6 +12,7 @@ from torch import Tensor
 
 from framework.data import features
 from framework.data.batch import SPLITS, Split
+from framework.data.cache import damaged, save_tensors
 from framework.data.faults import Faults
 from framework.data.huggingface import offline_datasets
 from framework.data.utterances import Part, moments
@@ -61,14 +62,14 @@ def write_tables(
                 fingerprint=f"{work.name}-{split}",  # no hashing of our objects: `cached` has the key
             )
         except datasets.exceptions.DatasetGenerationError as error:
-            if isinstance(error.__cause__, UserError):
+            if isinstance(error.__cause__, UserError | OSError):  # of the data, or of the disk
                 raise error.__cause__ from None
             raise
         table.save_to_disk(str(work / split))
         del table  # closes the map of the scratch file
     shutil.rmtree(scratch)
     mean, deviation = moments(read_part(work / "train", deltas))
-    torch.save({"mean": mean, "deviation": deviation}, work / "moments.pt")
+    save_tensors({"mean": mean, "deviation": deviation}, work / "moments.pt")
     faults.save(work)
 
 
@@ -96,11 +97,7 @@ def read_part(folder: Path, deltas: int, classes: Tensor | None = None) -> Part:
         ids, speakers, frames = (tuple(table[name]) for name in ("id", "speaker", "frames"))
         said = [torch.tensor(row, dtype=torch.int64) for row in table["targets"]]
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(
-            str(folder),
-            f"the cached corpus cannot be read ({error})",
-            f"Delete {folder.parent}: it is made again",
-        ) from error
+        raise damaged(folder, folder.parent, str(error)) from error
     table = table.with_format("numpy", columns=["x", "y"])
 
     def load(i: int) -> tuple[Tensor, Tensor]:

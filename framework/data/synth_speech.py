@@ -9,13 +9,12 @@ import torch
 
 from framework.data import features, phones, synthesis
 from framework.data.batch import SPLITS, UNSCORED, Split
-from framework.data.cache import cached, source_digest
+from framework.data.cache import cached, load_tensors, save_tensors, source_digest
 from framework.data.options import at_least
 from framework.data.phones import PHONES
 from framework.data.streams import Streams, streamed
 from framework.data.synthesis import Speaker, Utterance
 from framework.data.utterances import Part, Utterances, moments
-from framework.errors import DataError
 
 PREFIX: dict[Split, str] = {"train": "t", "dev": "d", "test": "e"}
 
@@ -86,7 +85,7 @@ def synth_speech(
     def build(folder: Path) -> None:
         for split in SPLITS:
             corpus = make_corpus(split, sizes[split], sentences, corpus_seed)
-            torch.save(
+            save_tensors(
                 _features([u for _, said in corpus for u in said], n_mels, energy), folder / f"{split}.pt"
             )
 
@@ -119,11 +118,7 @@ def _features(said: list[Utterance], n_mels: int, energy: bool) -> dict[str, obj
 
 
 def _part(file: Path, deltas: int) -> Part:
-    try:
-        data = torch.load(file, weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a damaged file, with pages of advice
-        cause = f"the cached corpus cannot be read ({type(error).__name__})"
-        raise DataError(str(file), cause, f"Delete {file.parent}: it is made again") from error
+    data = load_tensors(file)
     x = [features.add_deltas(frames, deltas) for frames in data["x"]]
     y = data["y"]
     return Part(

@@ -215,12 +215,15 @@ def _write(
 
     for piece in pieces:
         numbers = np.stack([_floats(piece, name, file) for name in columns.numbers], 1)
-        good: np.ndarray = np.all(np.isfinite(numbers), axis=1)
+        fits = np.abs(numbers) <= np.finfo(np.float32).max  # not so NaN
+        good: np.ndarray = np.all(fits, axis=1)
         if not good.all():
             bad = int(np.flatnonzero(~good)[0])
-            name = columns.numbers[int(np.flatnonzero(~np.isfinite(numbers[bad]))[0])]
+            column = int(np.flatnonzero(~fits[bad])[0])
+            name, value = columns.numbers[column], numbers[bad, column]
             if faults.on_error == "stop":
-                cause = f"row {seen + bad + 1}: column '{name}' holds no number ({numbers[bad].min()})"
+                what = "a number too large for float32" if np.isfinite(value) else "no number"
+                cause = f"row {seen + bad + 1}: column '{name}' holds {what} ({value:g})"
                 raise DataError(str(file), cause, "Mend it, or cut the series there: data.on_error=skip")
             left += int(np.sum(~good))
         groups = _objects(piece, columns.group, file)

@@ -180,7 +180,7 @@ def text(
 
 def _read(path: Path, max_chars: int) -> tuple[str, str]:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:  # without the mark that some editors begin with
             return str(path), file.read(max_chars)
     except FileNotFoundError as error:
         raise ConfigError(

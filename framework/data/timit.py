@@ -11,7 +11,7 @@ import torch
 
 from framework.data import features, timit_tables, timit_tree
 from framework.data.batch import SPLITS, UNSCORED, Split
-from framework.data.cache import cached, source_digest
+from framework.data.cache import cached, load_tensors, source_digest
 from framework.data.faults import Faults
 from framework.data.options import at_least, one_of
 from framework.data.speech_table import COLUMNS, read_part, write_tables
@@ -75,7 +75,7 @@ def timit(
     faults.load(folder)
     classes = torch.tensor([*relabel(phones, UNSCORED), UNSCORED])  # the last, at -1: frames without label
     parts: dict[Split, Part] = {split: read_part(folder / split, deltas, classes) for split in SPLITS}
-    scale = torch.load(folder / "moments.pt", weights_only=True)
+    scale = load_tensors(folder / "moments.pt")
     whole = Utterances(
         "timit",
         parts,

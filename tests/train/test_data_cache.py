@@ -56,7 +56,7 @@ def test_a_damaged_cache_is_named(tmp_path):
     [folder] = tmp_path.iterdir()
     (folder / "dev.pt").write_bytes(b"cut")
     with pytest.raises(
-        DataError, match=rf"{folder}/dev\.pt: the cached corpus cannot be read .*Delete {folder}"
+        DataError, match=rf"{folder}/dev\.pt: the cached data cannot be read .*Delete {folder}"
     ):
         make_dataset("synth_speech", cache_dir=str(tmp_path), **SMALL)
 
