@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from framework import config, parallel_run
+from framework import config, parallel_run, sweep_state
 from framework.errors import TrainingError, UserError
 from framework.mistakes import explain
 from framework.options import CONF
@@ -26,17 +26,18 @@ from framework.parallel_place import Ended
 
 RUNS = Path("runs")
 STAMP = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
-failures: list[UserError] = []  # of this command; a sweep goes on after one
+failures: list[UserError] = []  # of this command
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def compose(cfg: DictConfig) -> float | None:
-    """Run with the config that Hydra has put together; returns the best dev metric, for sweepers."""
+    """Run with the config that Hydra has put together; returns the best dev metric, for launchers."""
     chosen = HydraConfig.get()
     groups = ("model", "cell", "data")
     cfg.choices = {group: name for group in groups if (name := chosen.runtime.choices[group])}
-    if chosen.mode == RunMode.MULTIRUN and cfg.run_dir is None:
-        cfg.run_dir = str(RUNS / f"{STAMP}_sweep" / str(chosen.job.num))
+    if chosen.mode == RunMode.MULTIRUN:  # a job that a launcher of Hydra runs, perhaps again
+        checkpoint = Path(cfg.run_dir) / "last.pt"
+        return start(config.saved_config(checkpoint, []), checkpoint) if checkpoint.exists() else start(cfg)
     try:
         return start(cfg)
     except UserError as error:  # raised through Hydra it would print Hydra's own lines, too
@@ -72,9 +73,13 @@ def main(arguments: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own text
     targets = [each.split("=", 1)[1] for each in arguments if each.startswith("resume=")]
     try:
-        if targets and targets[-1] not in ("", "null"):
-            resume(targets[-1], [each for each in arguments if not each.startswith("resume=")])
+        target = targets[-1] if targets and targets[-1] != "null" else ""
+        changes = [each for each in arguments if not each.startswith("resume=")]
+        if target and not sweep_state.is_sweep(target):
+            resume(target, changes)
         else:
+            if target:
+                arguments = sweep_state.resumed_arguments(target, changes)
             config.register()
             sys.argv[1:] = config.with_own_files(arguments)
             compose()

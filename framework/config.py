@@ -22,6 +22,8 @@ from framework.errors import ConfigError
 from framework.mistakes import near, top_level, unknown_key, value_error
 from framework.options import GROUPS, OPTIMIZERS, Config, LoggerConfig, TaskConfig, TrainConfig, options
 
+OWN_FILES: dict[str, str] = {}  # choices that `with_own_files` has made -> the arguments that they were
+
 
 def register() -> None:
     """Make the types known to Hydra; called before its main function runs."""
@@ -53,6 +55,7 @@ def with_own_files(arguments: Iterable[str]) -> list[str]:
                     str(path), f"it is no {group}: a mapping is needed", "See docs/language.md."
                 )
             ConfigStore.instance().store(group=group, name=path.stem, node=node)
+            OWN_FILES[f"{group}={path.stem}"] = argument
             argument = f"{group}={path.stem}"
         found.append(argument)
     return found

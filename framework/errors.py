@@ -8,6 +8,10 @@ class UserError(Exception):
         self.place, self.cause, self.fix = place, cause, fix
         super().__init__(f"{place}: {cause}." + (f" {fix}" if fix else ""))
 
+    def __reduce__(self) -> tuple:
+        """How it goes from one process to another."""
+        return type(self), (self.place, self.cause, self.fix)
+
 
 class GraphError(UserError):
     """A graph in YAML (or a dict) that has no meaning, e.g. an unknown name or a loop without delay."""

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import MISSING
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-GROUPS = ("model", "cell", "data", "task", "optimizer", "train", "logger", "experiment")
+GROUPS = ("model", "cell", "data", "task", "optimizer", "train", "logger", "experiment", "sweep")
 
 
 @dataclass

@@ -79,7 +79,12 @@ LADDER = {
     "train": 7,
 }
 TORCH_FREE = 2  # rungs up to this one know no torch
-CONFIG_EDGE = {"framework.options", "framework.mistakes", "framework.config", "framework.sweep"}  # hydra and omegaconf stop here
+CONFIG_EDGE = {  # hydra and omegaconf stop here
+    "framework.options",
+    "framework.mistakes",
+    "framework.config",
+    "framework.sweep",
+}
 # Data and text without torch and triton, which plans read lazily.
 TABLES = {
     "kernels.launch",
@@ -268,7 +273,8 @@ def test_every_package_that_is_imported_is_declared():
     # a script may use what only developers have
     extras = _project()["optional-dependencies"]
     for_developers = {_plain(d) for name in ("dev", "bench") for d in extras[name]}
-    on_demand = {_plain(d) for name in ("export", "sweep") for d in extras[name]}  # in functions alone, which say what is missing
+    # in functions alone, which say what is missing
+    on_demand = {_plain(d) for name in ("export", "sweep") for d in extras[name]}
     missing = []
     for name, path in modules().items():
         allowed = declared | (for_developers if name.split(".")[0] == "scripts" else set())

@@ -96,7 +96,7 @@ def test_help_shows_groups_examples_and_the_config(cli):
 
 
 def test_every_choice_of_every_group_composes(cli):
-    for group in ("model", "cell", "data", "task", "optimizer", "train", "logger", "experiment"):
+    for group in ("model", "cell", "data", "task", "optimizer", "train", "logger", "experiment", "sweep"):
         for path in sorted((ROOT / "conf" / group).glob("*.yaml")):
             code, out, err = cli(f"{group}={path.stem}", "--cfg", "job")
             assert code == 0, (group, path.stem, err)
@@ -168,11 +168,13 @@ def test_a_run_dir_is_not_written_over(cli, tmp_path):
 
 
 def test_a_sweep_goes_on_after_a_failure(cli, tmp_path):
-    code, _, err = cli("-m", *TINY, "task=auto,framewise,regression")
-    assert code == 2
-    assert "does not fit data=adding" in err
+    code, _, err = cli("-m", *TINY, "task=framewise,regression")
+    assert code == 1
+    assert "job 0 failed: ConfigError: task: 'framewise' does not fit data=adding" in err
+    assert "job 1: mse " in err
     (sweep,) = (tmp_path / "runs").glob("*_sweep")
-    assert sorted(path.name for path in sweep.iterdir()) == ["0", "2"]
+    assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["1"]
+    assert (sweep / "1" / "best.pt").exists()
     assert not (tmp_path / "multirun.yaml").exists()
 
 
