@@ -256,7 +256,7 @@ class Call:
             if a.kind != "bias":
                 tensors.append(self._full(self.value(a.source)))
             if a.kind != "value":
-                tensors.append(self.net.get_parameter(a.pack))
+                tensors.append(self.net.parameter(a.pack))
         if step.loop and isinstance(self.net.loop_after[k], RebuildLoop):
             self.buffers[k] = Hoisted(step, tensors)
             return
@@ -364,7 +364,7 @@ class Call:
                 for i, a in enumerate(c.ext)
                 if not (loop.own_masks and i in loop.c.masks)
             ],
-            [self.net.get_parameter(p) for p in self.net.run_packs[step.component]],
+            [self.net.parameter(p) for p in self.net.run_packs[step.component]],
             [self.net.pack_view(n) for n in loop.singles],
             boundary,
             init,
@@ -384,7 +384,7 @@ class Call:
 
     def _fused(self, loop: FusedLoop, given: Fed, boundary: Sequence[Tensor]) -> list[Tensor]:
         """A loop that takes its inputs themselves."""
-        packs = [self.net.get_parameter(p) for p in loop.packs]
+        packs = [self.net.parameter(p) for p in loop.packs]
         edges = dict(zip(loop.c.states, boundary, strict=True))
         h, c = loop.fused(given.sources, packs, edges, self.padding, self.clock)
         self.values.update(dict.fromkeys(loop.v.given, h))

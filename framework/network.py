@@ -296,9 +296,13 @@ class Network(nn.Module):
             return value if self.copies is None else value.clone()
         return like.new_full((node.size,), float(node.init))
 
+    def parameter(self, name: str) -> Tensor:
+        """A parameter by its own name, or the tensor that `functional_call` has put there."""
+        return getattr(self, name)
+
     def pack_view(self, name: str) -> Tensor:
         """The parameter of a weight that stands alone in its pack."""
-        return self.get_parameter(self._pack_of[name])
+        return self.parameter(self._pack_of[name])
 
 
 def _current(device: torch.device) -> AbstractContextManager[Any]:

@@ -121,6 +121,28 @@ def test_double_backward_is_refused_clearly():
         torch.autograd.grad(net(x)[0]["y"].sum(), x, create_graph=True)
 
 
+@pytest.mark.parametrize("runner", ["torch", "compiled"])
+def test_functional_call_takes_tensors_that_are_no_parameters(runner: str):
+    """Of a network that makes weights, say: gradients go on through them."""
+    torch.manual_seed(0)
+    net = Network(NORMED, runner=runner).double()
+    x = torch.randn(4, 2, 8, dtype=torch.float64)
+    factor = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    made = {name: factor * p.detach() for name, p in net.named_parameters()}
+    outputs, _ = torch.func.functional_call(net, made, (x,))
+    random_loss(outputs, 0).backward()
+    with torch.no_grad():
+        whole = {name: p.clone() for name, p in net.named_parameters()}
+        for p in net.parameters():
+            p.mul_(0.5)
+    want, _ = net(x)
+    random_loss(want, 0).backward()
+    for name in want:
+        assert torch.equal(outputs[name], want[name]), name
+    total = sum((p.grad * whole[name]).sum() for name, p in net.named_parameters() if p.grad is not None)
+    torch.testing.assert_close(factor.grad, total, rtol=1e-12, atol=0.0)
+
+
 def test_two_runs_are_equal_to_the_bit():
     graph = load_graph(NORMED)
     batch = random_batch(graph, 0, lengths=True, resets=True, steps=12, lanes=3)
