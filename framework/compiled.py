@@ -15,7 +15,7 @@ def refuses(c: Component, machine: Machine) -> str:
     if machine.dtype not in DTYPES:
         return f"it computes in {' and '.join(DTYPES)}"
     if not machine.llvm:
-        return "llvmlite is not installed"
+        return "llvmlite 0.45 or newer is not installed"
     return "it picks rows of a weight inside the loop" if any(op.kind == "gather" for op in c.cell) else ""
 
 

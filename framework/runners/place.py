@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import torch
@@ -41,7 +43,13 @@ def tf32_allowed() -> bool:
 
 @cache
 def _has_llvm() -> bool:
-    return find_spec("llvmlite") is not None
+    """Whether loops can be compiled: before LLVM 20, which llvmlite 0.45 brought, their text means nothing;
+    they call what Windows does not have.
+    """
+    if sys.platform == "win32" or find_spec("llvmlite") is None:
+        return False
+    first, second = version("llvmlite").split(".")[:2]
+    return (int(first), int(second)) >= (0, 45)
 
 
 @cache

@@ -282,9 +282,15 @@ def test_torch_compile():
 def test_without_llvmlite_torch_takes_over(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(place, "_has_llvm", lambda: False)
     net = Network(load_graph(cell_graph("lstm")), runner="compiled")
-    assert "not compiled: llvmlite is not installed" in str(net.plan)
+    assert "not compiled: llvmlite 0.45 or newer is not installed" in str(net.plan)
     assert {c.runner for c in net.plan.choices} == {"torch"}
     net(torch.randn(3, 2, 4))
+
+
+@pytest.mark.parametrize(("found", "enough"), [("0.44.0", False), ("0.45.0rc1", True), ("1.0", True)])
+def test_old_llvm_is_none(found: str, enough: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(place, "version", lambda name: found)
+    assert place._has_llvm.__wrapped__() is enough
 
 
 @pytest.mark.parametrize(
