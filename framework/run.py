@@ -12,6 +12,7 @@ import torch
 from framework import checkpoint
 from framework.assemble import Parts, assemble
 from framework.bptt import window_count
+from framework.card import Card
 from framework.console import Console
 from framework.errors import ConfigError
 from framework.evaluate import evaluate
@@ -163,7 +164,7 @@ def run(
                 },
             )
         )
-        logs = Logs(json_log, wandb, console, Curves(folder, parts.task.metric))
+        logs = Logs(json_log, wandb, console, Curves(folder, parts.task.metric), Card(folder))
     try:
         logs.write(_first_record(parts, choices, plan, seed, trainer))
         why = trainer.fit(logs)

@@ -48,6 +48,7 @@ LADDER = {
     "framework.logging": 4,
     "framework.optim": 4,
     "framework.report": 4,
+    "framework.card": 4,
     "framework.console": 4,
     "framework.history": 1,  # reads logs without torch
     "framework.dashboard": 2,
