@@ -107,7 +107,7 @@ def _loading() -> list[str]:
         "```",
         "",
         "`python scripts/eval.py checkpoint=THIS_FOLDER/best.pt` measures it again, `python "
-        "scripts/export.py checkpoint=THIS_FOLDER/best.pt` writes it for other programs (torch.export, ONNX).",
+        "scripts/export.py checkpoint=THIS_FOLDER/best.pt` writes it for other programs (as ONNX, say).",
     ]
 
 
