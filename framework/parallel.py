@@ -84,15 +84,12 @@ class Workers(Group):
     def __init__(self, place: Place, device: str):
         self.rank, self.world, self.restarted = place.rank, place.world, place.restarted
         self.local_rank = place.local_rank
-        self.on_gpu = torch.device(device).type == "cuda"
-        if self.on_gpu:
-            if (there := torch.cuda.device_count()) < place.local_world:
-                cause = f"{place.local_world} workers on this machine, and torch sees {there} GPU(s)"
-                raise ConfigError("train.gpus", cause, f"Give {there} or fewer.")
-            torch.cuda.set_device(place.local_rank)
+        self.gpu = own_gpu(place, torch.cuda.device_count()) if torch.device(device).type == "cuda" else None
+        if self.gpu is not None:
+            torch.cuda.set_device(self.gpu)
         with _lost("a worker did not come"):
             dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if self.on_gpu else "gloo",
+                "gloo" if self.gpu is None else "cpu:gloo,cuda:nccl",
                 init_method=place.meeting,
                 rank=place.rank,
                 world_size=place.world,
@@ -100,7 +97,7 @@ class Workers(Group):
 
     def device(self, name: str) -> str:
         """A GPU of its own for each process of a machine."""
-        return f"cuda:{self.local_rank}" if self.on_gpu else name
+        return name if self.gpu is None else f"cuda:{self.gpu}"
 
     def sum(self, *numbers: float) -> list[float]:
         """See Group."""
@@ -181,6 +178,19 @@ class Workers(Group):
                 if self.leads:
                     raise kind(*parts)
                 raise Ended(f"worker {rank} found a mistake")
+
+
+def own_gpu(place: Place, there: int) -> int:
+    """The number of a process's GPU among the `there` that it sees: its own, or the only one it was given.
+
+    Raises ConfigError when there are fewer than processes.
+    """
+    if there >= place.local_world:
+        return place.local_rank
+    if there == 1 and place.bound:
+        return 0
+    cause = f"{place.local_world} workers on this machine, and torch sees {there} GPU(s)"
+    raise ConfigError("train.gpus", cause, f"Give {there} or fewer.")
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ class Place:
     """Process `rank` of `world`, number `local_rank` of the `local_world` on its machine.
 
     meeting: how torch.distributed finds the others (`env://`, `tcp://host:port`, `file:///path`). restarted:
-    the group died before and was started again.
+    the group died before and was started again. bound: others started it, and may show it its own GPU alone.
     """
 
     rank: int
@@ -29,6 +29,7 @@ class Place:
     local_world: int
     meeting: str
     restarted: bool = False
+    bound: bool = False
 
 
 def outer_place(env: Mapping[str, str]) -> Place | None:
@@ -48,6 +49,7 @@ def outer_place(env: Mapping[str, str]) -> Place | None:
             int(env.get("LOCAL_WORLD_SIZE", "1")),
             "env://",
             int(env.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0,
+            True,
         )
     tasks = int(env.get("SLURM_STEP_NUM_TASKS", "1"))
     if tasks < 2 or "SLURM_PROCID" not in env:
@@ -63,6 +65,7 @@ def outer_place(env: Mapping[str, str]) -> Place | None:
         tasks_of_node(env.get("SLURM_STEP_TASKS_PER_NODE", str(tasks)), node),
         f"tcp://{host}:{port}",
         int(env.get("SLURM_RESTART_COUNT", "0")) > 0,
+        True,
     )
 
 

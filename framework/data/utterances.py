@@ -57,10 +57,12 @@ class Utterances:
         self.mean, self.deviation = mean, deviation
         self.batch_size, self.seed, self.note = batch_size, seed, note
 
-    def batches(self, split: Split, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches of one epoch; skipped ones are not loaded."""
+    def batches(
+        self, split: Split, epoch: int, start: int = 0, lanes: slice = slice(None)
+    ) -> Iterator[Batch]:
+        """Batches of one epoch, of each these lanes; all others are not loaded."""
         for items in self._order(split, epoch)[start:]:
-            yield self._batch(self.parts[split], items)
+            yield self._batch(self.parts[split], items[lanes])
 
     def count(self, split: Split, epoch: int) -> int:
         """Return the number of batches of an epoch."""
@@ -84,7 +86,7 @@ class Utterances:
 
     def _batch(self, part: Part, items: list[int]) -> Batch:
         lengths = torch.tensor([part.lengths[i] for i in items], dtype=torch.int64)
-        longest = int(lengths.max())
+        longest = int(lengths.max()) if items else 0
         x = torch.zeros(longest, len(items), len(self.mean))
         y = torch.full((longest, len(items)), UNSCORED, dtype=torch.int64)
         for lane, i in enumerate(items):
@@ -92,7 +94,7 @@ class Utterances:
             x[: len(features), lane] = (features - self.mean) / self.deviation
             y[: len(classes), lane] = classes
         targets = None
-        if part.targets is not None:
+        if part.targets is not None and items:
             rows = [torch.tensor(part.targets[i], dtype=torch.int64) for i in items]
             targets = pad_sequence(rows, batch_first=True, padding_value=UNSCORED)
         return Batch(x, y, lengths, None, tuple(part.ids[i] for i in items), targets)

@@ -10,6 +10,7 @@ import pytest
 
 from framework import parallel_launch
 from framework.errors import ConfigError, DataError, TrainingError
+from framework.parallel import own_gpu
 from framework.parallel_place import Place, first_host, outer_place, tasks_of_node
 from framework.parallel_run import start
 from tests.train.meanwhile import once
@@ -110,12 +111,17 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
 def test_places_given_by_torchrun_and_slurm():
     torchrun = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2",
                 "MASTER_ADDR": "a", "MASTER_PORT": "1", "TORCHELASTIC_RESTART_COUNT": "1"}  # fmt: skip
-    assert outer_place(torchrun) == Place(3, 4, 1, 2, "env://", True)
+    assert outer_place(torchrun) == Place(3, 4, 1, 2, "env://", True, True)
     slurm = {"SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "7", "SLURM_LOCALID": "1", "SLURM_NODEID": "2",
              "SLURM_STEP_TASKS_PER_NODE": "2(x3),1", "SLURM_STEP_NODELIST": "gpu[03-05,9],cpu1",
              "SLURM_JOB_ID": "1234567", "SLURM_STEP_ID": "1"}  # fmt: skip
-    assert outer_place(slurm) == Place(5, 7, 1, 2, "tcp://gpu03:24568", False)
+    assert outer_place(slurm) == Place(5, 7, 1, 2, "tcp://gpu03:24568", False, True)
     assert outer_place(slurm | {"MASTER_ADDR": "m", "MASTER_PORT": "9"}).meeting == "tcp://m:9"
+    # Eight tasks of a machine see its eight GPUs, or each its own alone.
+    task, ours = outer_place(slurm), Place(1, 2, 1, 2, "file:///m")
+    assert (own_gpu(task, 2), own_gpu(task, 1), own_gpu(ours, 4)) == (1, 0, 1)
+    with pytest.raises(ConfigError, match=r"2 workers on this machine, and torch sees 1 GPU"):
+        own_gpu(ours, 1)
     # A batch script outside of srun has its job's tasks around it, and is one process.
     assert outer_place({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1"}) is None
     assert outer_place({}) is None
