@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from framework.component import Component
@@ -28,17 +29,19 @@ Run = Callable[
 ]
 HEAD = "linear = torch.nn.functional.linear\n"
 SCAN = "from torch._higher_order_ops.scan import scan\n"
+EAGER = "from framework.plain import eager_scan as scan\n"
 VIEWS = ("input", "index", "copy", "expand", "stop", "slice", "shift")
 
 
 class Writer:
-    """Source of a plan. whole: for sequences [T, B, size]; else for one step [B, size].
+    """Source of a plan. whole: for sequences [T, B, size]; else for one step [B, size]. eager: loops of
+    sequences are loops of Python, as one writes them without a planner.
 
     Raises ConfigError where one step is asked for of a network that reads later ones.
     """
 
-    def __init__(self, plan: Plan, whole: bool):
-        self.plan, self.whole = plan, whole
+    def __init__(self, plan: Plan, whole: bool, eager: bool = False):
+        self.plan, self.whole, self.eager = plan, whole, eager
         self.packs: dict[str, None] = {}  # those that are read, in order
         self.pack_of = {name: p.name for p in plan.packs.values() for name, _, _ in p.members}
         self.states = {name: f"h{i}" for i, name in enumerate(plan.history)}
@@ -73,7 +76,7 @@ class Writer:
         starts += [f"{name} = w[{name!r}]" for name in self.packs]
         starts.append(f"lead = x0.shape[:{2 if self.whole else 1}]")
         body = [*starts, *self.lines, f"return {{{', '.join(outputs)}}}, {{{', '.join(after)}}}"]
-        scan = SCAN if any("scan(" in line for line in self.lines) else ""
+        scan = (EAGER if self.eager else SCAN) if any("scan(" in line for line in self.lines) else ""
         return f"{scan}{HEAD}\ndef run(w, x, h, like):\n" + "".join(f"    {line}\n" for line in body)
 
     def after(self, name: str) -> str:
@@ -295,16 +298,33 @@ class Writer:
         product.update((w, part) for (w, _, _), part in zip(run.weights, parts, strict=True))
 
 
+def eager_scan(
+    body: Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]],
+    carry: tuple[Tensor, ...],
+    given: tuple[Tensor, ...],
+    reverse: bool = False,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """What torch's scan does, by a loop of Python: the last carry, and outputs [T, ...]."""
+    steps = given[0].shape[0]
+    outs: list[tuple[Tensor, ...]] = []
+    for t in reversed(range(steps)) if reverse else range(steps):
+        carry, out = body(carry, tuple(x[t] for x in given))
+        outs.append(out)
+    if reverse:
+        outs.reverse()
+    return carry, tuple(torch.stack(each) for each in zip(*outs, strict=True))
+
+
 def _tuple(names: Sequence[str]) -> str:
-    return f"({', '.join(names)},)"
+    return f"({', '.join(names)}{',' * bool(names)})"
 
 
 class PlainPlan:
-    """The function of a plan's source. whole: for sequences, else for one step. Pickles make it again."""
+    """The function of a plan's source; see `Writer`. Pickles make it again."""
 
-    def __init__(self, plan: Plan, whole: bool):
+    def __init__(self, plan: Plan, whole: bool, eager: bool = False):
         self.name = f"{'sequence' if whole else 'step'}"
-        self.text = Writer(plan, whole).text()
+        self.text = Writer(plan, whole, eager).text()
         self.run: Run = compile_source(self.text, self.name)  # type: ignore[assignment]
 
     def __getstate__(self) -> dict[str, Any]:

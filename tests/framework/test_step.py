@@ -13,6 +13,7 @@ from torch import Tensor
 
 from framework import Network, load_graph
 from framework.errors import ConfigError
+from framework.plain import PlainPlan
 from framework.state import State
 from tests.compare import copy_weights, random_loss
 from tests.graphs import looks_ahead, random_batch, random_graph
@@ -111,6 +112,19 @@ def assert_steps_are_the_chunk(net: Network, inputs: Mapping[str, Tensor], what:
         assert_near(end.history[name], value, (name, "before a chunk", what))
 
 
+def assert_eager_loops_are_the_chunk(net: Network, inputs: Mapping[str, Tensor], what: object) -> None:
+    """The source for whole sequences, with loops of Python."""
+    plain = PlainPlan(net.plan, whole=True, eager=True)
+    state = net.initial_state(next(iter(inputs.values())).shape[1])
+    with torch.no_grad():
+        found, history = plain.run(dict(net.named_parameters()), inputs, state.history, net.like)
+        y, after = net(inputs)
+    for value, want in zip(found.values(), named(y).values(), strict=True):
+        assert_near(value, want, what)
+    for name, want in after.history.items():
+        assert_near(history[name], want, (name, what))
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_cell(cell: str):
     net = made(one(cell))
@@ -137,6 +151,7 @@ def test_random_graphs(seed: int):
     net = Network(graph, parallel="none" if seed % 5 == 4 else "intra").double().eval()
     copy_weights(net, random_weights(graph, seed))
     inputs = random_batch(graph, seed, steps=5, lanes=2).inputs
+    assert_eager_loops_are_the_chunk(net, inputs, {"seed": seed, **source})
     ahead = any(op.kind == "shift" and op.shift > 0 for op in net.plan.ops)
     assert ahead == looks_ahead(graph), "no output of these graphs leaves a node out"
     if not ahead:
