@@ -70,6 +70,7 @@ LADDER = {
     "framework.sweep": 6,
     "framework.sweep_space": 1,
     "framework.sweep_state": 2,
+    "framework.sweep_report": 3,
     "framework.sweep_jobs": 1,
     "framework.assemble": 6,
     "framework.folder": 6,
