@@ -112,6 +112,7 @@ class Trainer:
         self.state: State | None = None  # of the streams, when the dataset carries it
         self.sums: dict[str, Tensor] = {}  # of the task, since the last step record
         self.noticed = self.interrupted = ""  # a signal that this process got, and what the group goes by
+        self.earlier = 0.0  # seconds of what was trained before `fit`
         self.due = False  # of a checkpoint inside the epoch
         self.started = self.saved = self.logged = time.perf_counter()
         self.logged_frames = self.logged_step = 0
