@@ -193,6 +193,16 @@ def updates(rows: Sequence[Row]) -> str:
     return table(heads, lines) if lines else ""
 
 
+def workers(rows: Sequence[Row]) -> str:
+    """Table i: what each further process brings."""
+    lines = []
+    for row in sorted(rows, key=lambda r: (r.case, r.figures["processes"] or 0)):
+        figures = row.figures
+        ratio = share(float(figures["efficiency"] or 0))
+        lines.append([row.case, figures["processes"], number(row.p50_ms), figures["frames_per_s"], ratio])
+    return table(["case", "processes", "ms", "frames/s", "efficiency"], lines) if lines else ""
+
+
 def products(rows: Sequence[Row]) -> str:
     """Table m: our matmul against torch's."""
     lines = []

@@ -39,6 +39,7 @@ from scripts.bench.system import OURS, Declined
 from scripts.bench.tables import SETS, select
 from scripts.bench.train_step import train_step
 from scripts.bench.where import package
+from scripts.bench.workers import workers
 
 # Case.what -> how it is measured.
 MEASURES: Mapping[str, Callable[[Case, Bench], list[rows.Row]]] = {
@@ -48,6 +49,7 @@ MEASURES: Mapping[str, Callable[[Case, Bench], list[rows.Row]]] = {
     "fit": fit,
     "start": start,
     "train step": train_step,
+    "workers": workers,
 }
 SAME = ("code", "cpu", "threads", "gpu", "torch", "triton")  # of rows that need not be measured twice
 

@@ -130,6 +130,15 @@ def updates(lanes: int, size: int, dtype: str) -> Iterator[Case]:
         yield Case(table="h", cell=cell, T=350, B=lanes, F=123, H=size, layers=2, dtype=dtype, **who)
 
 
+def shared_out(counts: tuple[int, ...], lanes: int, size: int, dtype: str) -> Iterator[Case]:
+    """Table i: updates in several processes, each with a part of the lanes, or with as many as one alone."""
+    systems = tuple(f"{OURS} {count}" for count in counts)
+    sizes = {"T": 350, "B": lanes, "F": 123, "H": size, "layers": 2}
+    for which in ("each", "shared"):
+        who = {"passes": ("train step",), "systems": systems, "options": (("lanes", which),)}
+        yield Case(table="i", cell="lstm_peephole", dtype=dtype, what="workers", **sizes, **who)
+
+
 def on_cpu() -> Iterator[Case]:
     """Everything for a CPU."""
     yield from vanilla_on_cpu()
@@ -143,6 +152,7 @@ def on_cpu() -> Iterator[Case]:
     yield from growing(64, 8, 128, (OURS, f"{OURS} torch", "torch layer"), "float32")
     yield from starts(128, 8, 128, "float32")
     yield from graphs((100, 1000, 10000))
+    yield from shared_out((1, 2), 16, 128, "float32")
 
 
 # (B, H) on a GPU: usual sizes first, then small and large ones. Peers have published 16 lanes of 768.
@@ -218,6 +228,7 @@ def on_gpu() -> Iterator[Case]:
     yield from growing(256, 16, 256, (OURS, "torch layer"), bf16)
     yield from starts(512, 16, 512, bf16)
     yield from updates(16, 512, bf16)
+    yield from shared_out((1, 2, 4, 8), 64, 512, bf16)
 
 
 SETS = {"cpu": on_cpu, "gpu": on_gpu}

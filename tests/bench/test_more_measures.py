@@ -13,6 +13,7 @@ from scripts.bench.planning import planning
 from scripts.bench.products import product
 from scripts.bench.start import PARTS, start
 from scripts.bench.train_step import train_step, utterances
+from scripts.bench.workers import workers
 
 BENCH = Bench(Device("cpu", cold=False), 0.0, where.here("cpu", "abc"), tiny=True)
 
@@ -115,3 +116,14 @@ def test_rows_of_a_process():
     for r in found:
         parts = [float(r.figures[f"{part} s"] or 0) for part in PARTS]
         assert parts[0] > 0.1 and sum(parts[:-1]) <= r.p50_ms / 1e3
+
+
+@pytest.mark.slow
+def test_rows_of_several_processes():
+    systems, options = ("intrastream 1", "intrastream 2"), (("lanes", "shared"),)
+    case = Case(table="i", cell="lstm", T=5, B=2, F=6, H=8, layers=2, passes=("train step",), what="workers",
+                systems=systems, options=options)  # fmt: skip
+    rows = workers(case, BENCH)
+    assert [row.entry for row in rows] == list(systems)
+    assert [row.figures["processes"] for row in rows] == [1, 2] and rows[0].figures["efficiency"] == 1.0
+    assert all(row.p50_ms > 0 and row.figures["frames_per_s"] for row in rows)

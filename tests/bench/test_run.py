@@ -133,7 +133,7 @@ def test_wrong_options_are_told(capsys: pytest.CaptureFixture):
 def test_cases_differ_and_fill_all_tables(kind: str):
     found = list(tables.SETS[kind]())
     assert len({(c.table, c.name, c.dtype) for c in found}) == len(found)
-    wanted = set("abcdefgh") | ({"m"} if kind == "gpu" else set())
+    wanted = set("abcdefghi") | ({"m"} if kind == "gpu" else set())
     assert {c.table for c in found} - {"m"} == wanted - {"m"} and set(tables.TABLES) >= {
         c.table for c in found
     }
