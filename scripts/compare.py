@@ -1,8 +1,9 @@
-"""Train one model under the conditions of the paper: hoisted or not, one stream or many.
+"""Train one model under the conditions of the paper: hoisted or not, one stream or many; or what it costs.
 
     python scripts/compare.py model=lstm_variant [size=256 | model.params.size=256 ...] [cell=NAME]
                               [streams=16] [steps=128] [seconds=20] [device=auto] [threads=0]
                               [runner=auto] [memory=save] [out=FOLDER]
+                              [--cost PRICE [frames=1000000] [room=GB]]
 
 Hwang & Sung 2015, section 5, compare streams of training data (inter-stream parallelism) with products taken
 out of the loops for all steps at once (intra-stream parallelism), and both. Here: parallel=none|intra times
@@ -11,7 +12,14 @@ conditions take turns for `seconds`, with cold caches, after they were seen to c
 one step of one stream.
 
 Prints a table and writes it as compare.md, compare.json and compare.png into `out`
-(default: runs/compare_<model>). model, cell and params are those of scripts/show_plan.py.
+(default: runs/compare_<model>).
+
+With --cost, the price of an hour of the machine, the same model runs with `streams` lanes as an eager loop,
+by torch's own layer where there is one (cuDNN on a GPU), and by us: time and money of an epoch of `frames`,
+saving, memory, the largest batch whose update stays within `room`, and energy where the driver reports power.
+Written as cost.html (one file), cost.md, cost.json and cost.png.
+
+model, cell and params are those of scripts/show_plan.py.
 """
 
 from __future__ import annotations
@@ -42,7 +50,8 @@ from scripts.show_plan import graph, settings
 
 OPTIONS = {
     "model": "", "cell": "", "streams": "16", "steps": "128", "seconds": "20", "device": "auto",
-    "threads": "0", "runner": "auto", "memory": "save", "out": "",
+    "threads": "0", "runner": "auto", "memory": "save", "out": "", "cost": "", "frames": "1000000",
+    "room": "0",
 }  # fmt: skip
 # float32: how far outputs of the same network may be apart when sums are taken in another order, of the
 # largest; 6e-8 of each of some hundred terms and steps.
@@ -239,21 +248,37 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
 def numbers(options: Mapping[str, str]) -> dict[str, Any]:
     """The options with their types. Raises ConfigError."""
     found: dict[str, Any] = dict(options)
-    for key, least in (("streams", 1), ("steps", 1), ("threads", 0)):
+    for key, least in (("streams", 1), ("steps", 1), ("threads", 0), ("frames", 1)):
         if not options[key].isdecimal() or int(options[key]) < least:
             raise ConfigError(key, f"'{options[key]}' is no number of {key}", f"Give {least} or more.")
         found[key] = int(options[key])
-    try:
-        found["seconds"] = float(options["seconds"])
-    except ValueError as error:
-        raise ConfigError("seconds", f"'{options['seconds']}' is no number", "Give 20, say.") from error
+    for key in ("seconds", "cost", "room"):
+        try:
+            found[key] = float(options[key] or 0)
+        except ValueError as error:
+            raise ConfigError(key, f"'{options[key]}' is no number", "Give 20, say.") from error
+        if not 0 <= found[key] < float("inf"):
+            raise ConfigError(key, f"'{options[key]}' makes no sense", "Give a number from 0 on.")
     found["device"] = find_device(options["device"])
     return found
 
 
+def spelled(given: Sequence[str]) -> list[str]:
+    """`--cost 2.5` as `cost=2.5`. Raises ConfigError for other options with a dash."""
+    out, at = [], iter(given)
+    for each in at:
+        key, equals, text = each.removeprefix("--").partition("=")
+        if each.startswith("-") and key != "cost":
+            raise ConfigError(each, "there is no such option", "Write --cost 2.5, or KEY=VALUE.")
+        out.append(f"{key}={text if equals else next(at, '')}" if each.startswith("-") else each)
+        if out[-1] == "cost=":
+            raise ConfigError("cost", "the price of an hour is missing", "Write --cost 2.5.")
+    return out
+
+
 def main(given: Sequence[str]) -> None:
     """Compare as the arguments say. Raises UserError."""
-    options, params = settings(given, OPTIONS)
+    options, params = settings(spelled(given), OPTIONS)
     made, asked = graph(options["model"], options["cell"], params), numbers(options)
     out = Path(options["out"] or f"runs/compare_{Path(options['model']).stem}")
     check_writable(out)
@@ -261,10 +286,15 @@ def main(given: Sequence[str]) -> None:
         torch.set_num_threads(asked["threads"])
     torch.set_flush_denormal(True)  # as train.py does
     torch.manual_seed(0)
+    gpu = torch.cuda.get_device_name() if asked["device"].startswith("cuda") else "cpu"
+    if options["cost"]:
+        from scripts.compare_cost import report
+
+        report(made, asked, Path(options["model"]).stem, gpu, out)
+        return
     found = conditions(made, asked)
     check_equal(found)
     rows = measure(found, asked["seconds"])
-    gpu = torch.cuda.get_device_name() if asked["device"].startswith("cuda") else "cpu"
     about = {
         "model": Path(options["model"]).stem, "cell": options["cell"] or "its own", "steps": asked["steps"],
         "weights": sum(w.numel() for w in found[0].net.weights().values()), "device": gpu,
