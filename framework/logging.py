@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import html
 import json
 import math
 import netrc
@@ -20,11 +21,15 @@ import threading
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 import torch
 
+from framework.charts import Charts
 from framework.errors import ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from framework.showcase import Showcase
 
 Record = Mapping[str, Any]
 WANDB_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")  # where keys are for: before and since wandb 0.31
@@ -130,7 +135,7 @@ def _plain(value: Any) -> Any:
 
 
 class WandbLog:
-    """Weights & Biases in `folder`/wandb. Make it by `start_wandb`.
+    """Weights & Biases in `folder`/wandb, as charts in groups. Make it by `start_wandb`.
 
     Its calls run with a time limit: after one that fails or hangs, a warning is printed and the rest of the
     run goes on without it.
@@ -138,19 +143,40 @@ class WandbLog:
 
     def __init__(self, run: Any, wait_seconds: float = 20.0):
         self.run, self.wait_seconds = run, wait_seconds
+        self.charts = Charts()
 
     def write(self, record: Record) -> None:
-        """Send the numbers of a record, named `<kind>/<key>`; texts go to the run's summary."""
+        """Send the numbers of a record, named by `Charts`; texts go to the run's summary."""
         run = self.run
         if run is None:
             return
         kind = record["kind"]
         step = record.get("step", 0)
-        numbers = {
-            f"{kind}/{k}": v for k, v in _flat(record).items() if isinstance(v, int | float) and k != "step"
-        }
+        numbers = self.charts.of(record)
         texts = {f"{kind}/{k}": v for k, v in _flat(record).items() if isinstance(v, str) and k != "kind"}
         self._call("log", lambda: (run.log({**numbers, "step": step}), run.summary.update(texts)))
+
+    def show(self, name: str, what: Showcase) -> None:
+        """Send pictures and texts, and keep files as the artifact `name`."""
+        run = self.run
+        if run is None:
+            return
+
+        def send() -> None:
+            import wandb
+
+            shown: dict[str, Any] = {key: wandb.Image(str(path)) for key, path in what.pictures.items()}
+            pages = {key: f"<pre>{html.escape(text)}</pre>" for key, text in what.texts.items()}
+            shown |= {key: wandb.Html(page) for key, page in pages.items()}
+            if shown:
+                run.log(shown)
+            if what.files:
+                artifact = wandb.Artifact(f"{name}-{run.id}", type=name)
+                for path in what.files:
+                    artifact.add_file(str(path))
+                run.log_artifact(artifact)
+
+        self._call("pictures", send)
 
     def close(self) -> None:
         """Finish the run; waits a limited time."""
@@ -163,6 +189,14 @@ class WandbLog:
         if problem is not None:
             warn(f"wandb {what} failed ({problem}): going on without it; metrics.jsonl has everything.")
             self.run = None
+            # Else wandb calls its process once more at our exit: pages of traceback where that was killed.
+            within(self.wait_seconds, _end_service)
+
+
+def _end_service() -> None:
+    import wandb
+
+    wandb.teardown()
 
 
 def start_wandb(
@@ -196,9 +230,11 @@ def start_wandb(
             disable_code=True,
             save_code=False,
         )
-        return wandb.init(
+        sweep = (folder.parent / "sweep.json").exists()
+        run = wandb.init(
             project=project,
             name=name,
+            group=folder.parent.name if sweep else None,
             dir=str(folder),
             mode=mode,
             config=dict(config),
@@ -207,6 +243,8 @@ def start_wandb(
             id=_run_id(folder),
             resume="allow",  # a resumed run goes on in the same place
         )
+        run.define_metric("*", step_metric="step")
+        return run
 
     run, problem = within(2 * init_seconds, lambda: begin(mode))
     if problem is not None and mode == "online":
@@ -305,6 +343,19 @@ class Logs:
         self.json.write(record)
         for log in self.others:
             log.write(record)
+
+    def show(self, name: str, make: Callable[[], Showcase]) -> None:
+        """Make pictures and texts where a log takes them; a failure is a warning, not the end of a run."""
+        takers = [log for log in self.others if hasattr(log, "show")]
+        if not takers:
+            return
+        try:
+            made = make()
+        except Exception as error:
+            warn(f"nothing of {name} is shown ({type(error).__name__}: {error}): going on without it.")
+            return
+        for log in takers:
+            cast(Any, log).show(name, made)
 
     def tick(self, step: int) -> None:
         """Update number `step` is done; only a progress bar wants to know."""
