@@ -220,17 +220,19 @@ class Writer:
             elif op.kind == "shift":
                 cell.bind(i, carried[op.name][abs(op.shift) - 1])
         self.cell(cell, c, names[0])
+        # What torch's scan takes in, carries and gives may share no memory.
+        own = "" if self.eager else ".clone()"
         starts, new = [], []
         for node, held in carried.items():
             h, depth = self.states.get(node, ""), self.plan.history.get(node, 0)
             for j in range(len(held)):
                 if c.direction > 0:
-                    starts.append(f"{h}[{depth - 1 - j}].clone()")
+                    starts.append(f"{h}[{depth - 1 - j}]{own}")
                 else:
                     size = self.plan.graph.nodes[node].size
-                    starts.append(f"{self.initial(node)}.expand(lead[1], {size}).clone()")
-            new += [f"{x}.clone()" for x in (cell.wide(c.roots[node]), *held[:-1])]
-        outs = [f"{cell.wide(local)}.clone()" for _, local in c.outputs]
+                    starts.append(f"{self.initial(node)}.expand(lead[1], {size}){own}")
+            new += [f"{x}{own}" for x in (cell.wide(c.roots[node]), *held[:-1])]
+        outs = [f"{cell.wide(local)}{own}" for _, local in c.outputs]
         flat = [name for held in carried.values() for name in held]
         self.lines += [
             f"def body{k}(carry, given):",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -169,6 +169,13 @@ def test_look_ahead_is_refused_by_its_edge(model: str, edge: str):
     net = Network(load_graph(model, size=4))
     with pytest.raises(ConfigError, match=edge):
         net.step(torch.zeros(2, net.graph.inputs["x"].size))
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["step", "sequence"])
+def test_source_as_it_stands(whole: bool, golden: Callable[[str, str], None]):
+    """What a step and a sequence of one peephole layer run, to be read."""
+    text = PlainPlan(Network(load_graph(one("lstm_peephole"))).plan, whole).text
+    golden(f"plain/{'sequence' if whole else 'step'}.py.txt", text)
 
 
 def test_source_is_written_once_and_follows_weights():
