@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from framework import checkpoint
+from framework import checkpoint, showcase
 from framework.assemble import Parts, assemble
 from framework.bptt import window_count
 from framework.card import Card
@@ -167,6 +167,7 @@ def run(
         logs = Logs(json_log, wandb, console, Curves(folder, parts.task.metric), Card(folder))
     try:
         logs.write(_first_record(parts, choices, plan, seed, trainer))
+        logs.show("plan", lambda: showcase.of_plan(trainer.compute.runs.plan, folder / "wandb"))
         why = trainer.fit(logs)
         test = {} if trainer.interrupted else _test(trainer, logs, why)
     finally:
@@ -198,7 +199,11 @@ def _test(trainer: Trainer, logs: Logs, why: str) -> dict[str, float]:
     if weights is not None:
         checkpoint.put_weights(trainer.net, weights, str(best))
     with trainer.compute.evaluated(average=weights is None) as net:
-        test = evaluate(net, trainer.dataset, trainer.task, "test", device=trainer.device, group=group)
+        data, task = trainer.dataset, trainer.task
+        test = evaluate(net, data, task, "test", device=trainer.device, group=group)
+        if group.world == 1:  # others hold lanes of the data alone
+            place = trainer.folder / "wandb"
+            logs.show("test", lambda: showcase.of_test(net, data, task, place, trainer.device))
     logs.write(
         {
             "kind": "end",

@@ -21,7 +21,6 @@ import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -31,17 +30,16 @@ import yaml
 
 from framework import draw
 from framework.cells import CONF, yaml_names
-from framework.choose import choose
-from framework.component import Component
 from framework.compose import with_cell
 from framework.cost import PASSES, Passes
 from framework.cost_text import cost_text
 from framework.errors import ConfigError, GraphWarning, UserError
 from framework.graph import Graph
 from framework.load import load_graph
-from framework.machine import Machine, machine
+from framework.machine import machine
 from framework.names import known
 from framework.plan import Memory, Parallel, Plan, make_plan
+from framework.plan_code import code
 from framework.yamlfile import read_yaml
 
 OPTIONS = {
@@ -138,38 +136,6 @@ def graph(model: str, cell: str, params: Mapping[str, Any]) -> Graph:
     for note in made.warnings:
         print(f"warning: {note}", file=sys.stderr)
     return made
-
-
-def code(plan: Plan) -> str:
-    """The source that runners make of each loop, forward and backward: Triton kernels, or Python for torch.
-    For a CPU both, where the elementwise runner would take a loop on a GPU.
-    """
-    from framework.runners.torch_loop import TorchLoop  # lazily: torch
-
-    parts = []
-    for c, choice in zip(plan.components, plan.choices, strict=True):
-        text = triton_source(c, choice.runner, plan.machine)
-        if text:
-            parts.append(f"# {c.name}, Triton, forward and backward\n{text.strip()}\n")
-        if text and choice.runner != "torch":
-            continue
-        loop = TorchLoop(c, stepwise=plan.parallel == "none")
-        for kind in ("train", "backward"):
-            text = loop.source(kind, False)[0].text.strip()
-            parts.append(f"# {c.name}, {'forward' if kind == 'train' else 'backward'}\n{text}\n")
-    return "\n".join(parts) if parts else "# no loops\n"
-
-
-def triton_source(c: Component, runner: str, where: Machine) -> str:
-    """The Triton module of a loop, or ""."""
-    from framework import persistent, persistent_fit
-    from framework.runners import elementwise_code
-
-    if runner in ("persistent", "streamed"):
-        return persistent.source_of(c, persistent_fit.layout_of(c, where, runner == "streamed"))
-    if find_spec("triton") and choose(c, "elementwise").runner == "elementwise":
-        return elementwise_code.source_of(c)
-    return ""
 
 
 def cost(plan: Plan, options: Mapping[str, str]) -> str:

@@ -76,7 +76,7 @@ def _run(run: History, root: Path, points: int) -> dict[str, Any]:
         "loss": _short(numbers(last).get("loss")),
         "frames_per_s": _short(speed[len(speed) // 2]) if speed else None,
         "peak_bytes": max((int(numbers(r).get("peak_bytes", 0)) for r in run.steps), default=0) or None,
-        "predicted_bytes": _short(start.get("predicted_peak_bytes")),
+        "predicted_bytes": _kept(run),
         "weights": start.get("weights"),
         "device": start.get("device"),
         "about": start.get("data"),
@@ -85,6 +85,14 @@ def _run(run: History, root: Path, points: int) -> dict[str, Any]:
         "clock": _clock(run.steps, points),
         "curves": _curves(run.steps, "train", points) + _curves(run.evals, "dev", points),
     }
+
+
+def _kept(run: History) -> float | None:
+    """Bytes that an update keeps for its backward, by the plan and the median update's frames."""
+    each = numbers(run.start).get("predicted_bytes_per_frame")
+    found = [numbers(record) for record in run.steps]
+    frames = sorted(r["frames_per_s"] * r["step_s"] for r in found if {"frames_per_s", "step_s"} <= set(r))
+    return _short(each * frames[len(frames) // 2]) if each and frames else None
 
 
 def _names(records: Iterable[dict[str, Any]]) -> list[str]:

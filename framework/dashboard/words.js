@@ -20,7 +20,7 @@ const FACTS = {
   step: { title: "updates", get: (run) => run.step },
   frames_per_s: { title: "frames/s", get: (run) => run.frames_per_s },
   peak: { title: "peak MiB", get: (run) => run.peak_bytes && run.peak_bytes / 2 ** 20 },
-  predicted: { title: "predicted MiB", get: (run) => run.predicted_bytes && run.predicted_bytes / 2 ** 20 },
+  predicted: { title: "kept MiB, predicted", get: (run) => run.predicted_bytes && run.predicted_bytes / 2 ** 20 },
   weights: { title: "weights", get: (run) => run.weights },
 };
 

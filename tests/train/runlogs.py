@@ -25,6 +25,7 @@ def write_run(folder, *, cell="lstm", size=32, lr=0.001, best=0.8, steps=20, end
             "metric": "accuracy",
             "better": "higher",
             "weights": 1000 * size,
+            "predicted_bytes_per_frame": 64 * size,
             "plan": f"plan of {cell}",
             "device": "cpu",
             "data": "2 speakers",

@@ -254,6 +254,8 @@ def test_the_page_works_in_a_browser(browser, runs, tmp_path):
     order = compared[""]
     assert dict(zip(order, compared["cell"], strict=True)) == {"sweep/0": "lstm", "sweep/10": "gru"}
     assert "train.schedule" not in compared  # it is the same
+    assert compared["peak MiB"] == ["20", "20"]
+    assert compared["kept MiB, predicted"] == ["31.25", "31.25"]  # 64 * 32 bytes, 16000 frames an update
     assert seen["picked"] == 4 and sorted(seen["plans"]) == ["plan of gru", "plan of lstm"]
     assert "10" in seen["axis"]  # 20 updates of half a second
     for part in ("group=cell", "sort=optimizer.lr", "down=true", "x=seconds", "log=true", "smooth=0.9"):

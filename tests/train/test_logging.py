@@ -74,7 +74,10 @@ def fake_wandb(monkeypatch, init):
 
 class FakeRun:
     def __init__(self):
-        self.records, self.summary, self.finished = [], {}, False
+        self.records, self.summary, self.finished, self.defined = [], {}, False, {}
+
+    def define_metric(self, name, step_metric):
+        self.defined[name] = step_metric
 
     def log(self, record):
         self.records.append(record)
@@ -122,7 +125,9 @@ def test_records_become_numbers_and_texts(monkeypatch, tmp_path):
     log.write({"kind": "step", "step": 7, "loss": 0.5, "frames_per_s": 9.0})
     log.close()
     assert run.summary == {"start/plan": "1 gemm"}
-    assert run.records[1] == {"step/loss": 0.5, "step/frames_per_s": 9.0, "step": 7}
+    speed = {"speed/frames per s": 9.0, "speed/us per frame": 1e6 / 9}
+    assert run.records[1] == {"learning/train loss": 0.5, **speed, "step": 7}
+    assert run.defined == {"*": "step"}
     assert run.finished
 
 
