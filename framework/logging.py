@@ -249,6 +249,7 @@ def start_wandb(
     run, problem = within(2 * init_seconds, lambda: begin(mode))
     if problem is not None and mode == "online":
         warn(f"wandb cannot go online ({problem}): logging offline; `wandb sync` sends it later.")
+        within(init_seconds, _end_service)  # it may hold the run's id still
         run, problem = within(2 * init_seconds, lambda: begin("offline"))
     if problem is not None:
         warn(f"wandb cannot start ({problem}): only metrics.jsonl is written.")

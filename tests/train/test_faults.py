@@ -2,6 +2,7 @@
 
 import os
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -299,3 +300,48 @@ def test_a_wandb_process_that_is_killed_is_one_warning(tmp_path):
     )
     assert done.returncode == 0 and done.stdout == "went on\n"
     assert done.stderr.startswith("warning: wandb log failed (") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_run_asks_for_no_network(cli, tiny, tmp_path, monkeypatch):
+    def refused(self, address):
+        raise AssertionError(f"a connection to {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    monkeypatch.setattr(socket.socket, "connect_ex", refused)
+    with socket.socket() as mine, pytest.raises(AssertionError, match="a connection"):
+        mine.connect(("127.0.0.1", 9))
+    code, _, err = cli(*tiny, "run_dir=a")
+    assert code == 0, err
+
+
+ONLINE = """
+import sys
+from pathlib import Path
+from framework.logging import start_wandb
+log = start_wandb("online", Path(sys.argv[1]), name="n", project="p", config={}, init_seconds=4.0)
+for step in range(5):
+    log.write({"kind": "step", "step": step, "loss": 1.0})
+log.close()
+print("went on")
+"""
+
+
+@pytest.mark.slow
+def test_the_real_wandb_without_its_server_is_one_warning(tmp_path):
+    """Nobody listens on the port: what was to go online lies on the disk."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # free when it is closed
+    there = {"WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": f"http://127.0.0.1:{port}", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", ONLINE, str(tmp_path)],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if not k.startswith("WANDB")} | there,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0 and done.stdout == "went on\n", done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "wandb.login" not in line]
+    assert line.startswith("warning: wandb cannot go online (") and "logging offline" in line
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
