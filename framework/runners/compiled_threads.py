@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from threading import Lock
 
 _lock = Lock()
@@ -34,15 +34,17 @@ def at_once(part: Callable[[int, int], None], n: int, let_go: Callable[[], None]
     if n < 2 or not _lock.acquire(blocking=False):
         part(0, 1)
         return
+    others: list[Future[None]] = []
     try:
         pool = _pool(n - 1)
-        others = [pool.submit(part, i, n) for i in range(1, n)]
+        for i in range(1, n):
+            others.append(pool.submit(part, i, n))
         part(0, n)
         for other in others:
             other.result()
     except BaseException:
         let_go()
-        _end()
+        _end(others)
         raise
     finally:
         _lock.release()
@@ -57,13 +59,19 @@ def _pool(n: int) -> ThreadPoolExecutor:
     return _pools[0][1]
 
 
-def _end() -> None:
-    """End the threads, once they have done all that they were given; what interrupts that is raised then."""
+def _end(others: Sequence[Future[None]] = ()) -> None:
+    """End the threads once they have done all that they were given, `others` above all: a wait for these can
+    be interrupted and begun again, which one for threads cannot. What interrupts it is raised then.
+    """
     interrupts: list[BaseException] = []
-    while _pools:
+    ended = False
+    while not ended:
         try:
-            _pools[0][1].shutdown()
+            wait(others)
+            for _, pool in _pools:
+                pool.shutdown()
             _pools.clear()
+            ended = True
         except BaseException as e:
             interrupts.append(e)
     if interrupts:

@@ -97,6 +97,39 @@ def test_a_second_ctrl_c_waits_as_well():
     assert ended == [1]
 
 
+# Vectors enough for all threads, with a rest; norms and softmax by lanes between products by units.
+WIDE = {
+    "inputs": {"x": {"size": 5}},
+    "nodes": {
+        "r": {"size": 70, "is": "sigmoid(full(x) + full(h[t-1]) + diag(c[t-2]) + bias)"},
+        "c": {"size": 70, "is": "r * c[t-1] + tanh(norm(full(r * h[t-1]) + block(h[t-3], 2)))"},
+        "g": {"size": 1, "is": "sigmoid(full(c) + bias)"},
+        "h": {"size": 70, "is": "g * c * softmax(c) + concat(h[t-1][0:33], c[33:70])"},
+    },
+    "outputs": ["h", "c"],
+}
+
+
+def test_sharing_units_changes_no_bit(monkeypatch: pytest.MonkeyPatch):
+    """Each number is computed as by one thread: one read before another thread wrote it would differ."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    net, x = Network(WIDE, runner="compiled").double(), torch.randn(25, 5, 5, dtype=torch.float64)
+    resets = torch.rand(25, 5) < 0.1
+    found = []
+    for n in (1, 2, 3, 5):
+        monkeypatch.setattr(compiled_loop._Native, "_threads", lambda *_, n=n: (n, n > 1))
+        for _ in range(2):
+            net.zero_grad()
+            given = x.clone().requires_grad_()
+            y, _ = net(given, resets=resets)
+            (y["h"].square().sum() + y["c"].sin().sum()).backward()
+            found.append([y["h"], y["c"], given.grad, *(p.grad for p in net.parameters())])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("near", [0, 1 << 30], ids=["units", "lanes"])
 def test_native_threads_do_not_wait_for_one_that_never_came(near: int, monkeypatch: pytest.MonkeyPatch):
     """All wait for all once weights are packed; with shared units at each step, too."""
