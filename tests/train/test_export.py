@@ -27,6 +27,7 @@ from framework.export import (
     save_onnx,
     truth,
 )  # fmt: skip
+from framework.ops import POINTWISE
 from tests.compare import copy_weights
 from tests.graphs import random_graph
 from tests.oracle import random_weights
@@ -88,6 +89,25 @@ def check(net: Network, form: str, onnx: Path | None, what: object, tolerance: f
 @pytest.mark.parametrize(("form", "source"), [("sequence", ALL), ("step", FORWARD)], ids=["sequence", "step"])
 def test_every_kind_of_op(form: str, source: dict[str, Any], tmp_path: Path):
     check(made(source), form, tmp_path / "x.onnx", source)
+
+
+def test_every_function_of_the_language(tmp_path: Path):
+    """In float32: onnxruntime has no softplus, gelu or erf for float64."""
+    arguments = {1: "a", 2: "a, b"}
+    nodes: dict[str, Any] = {
+        "a": {"size": 4, "is": "sigmoid(full(x)) + 0.1"},
+        "b": {"size": 4, "is": "softmax(x) + norm(a)"},
+        **{f"f_{n}": {"size": 4, "is": f"{n}({arguments[op.arity]})"} for n, op in POINTWISE.items()},
+    }
+    source = {"inputs": {"x": {"size": 4}}, "nodes": nodes, "outputs": list(nodes)}
+    net = made(source, torch.float32)
+    program = export(net, "step")
+    save_onnx(net, "step", tmp_path / "x.onnx", program)
+    x, state = example(net, "step", lanes=3)
+    want = truth(net, "step", x, state)
+    for found in (run_torch(program, x, state), run_onnx(tmp_path / "x.onnx", x, state)):
+        for name in nodes:
+            assert apart({name: found[name]}, {name: want[name]}) <= 2e-6, name
 
 
 @pytest.mark.slow
