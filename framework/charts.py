@@ -17,7 +17,6 @@ STEP = {
     "step_s": ("speed/us per update", 1e6),
     "hoisted_s": ("speed/us outside of the loops", 1e6),
     "loop_s": ("speed/us inside the loops", 1e6),
-    "gpu_use": ("speed/GPU use", 1.0),
     "peak_bytes": ("memory/peak MiB, measured", 1 / MIB),
 }
 KEPT = "memory/kept for the backward MiB, predicted"

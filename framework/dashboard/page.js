@@ -3,14 +3,13 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const MOST_LINES = 40;  // runs drawn when none are picked
 const SECTIONS = [
   ["learning", ["loss", "METRIC", "*", "lr", "grad_norm"]],
-  ["speed", ["frames_per_s", "step_s", "hoisted_s", "loop_s", "gpu_use"]],
+  ["speed", ["frames_per_s", "step_s", "hoisted_s", "loop_s"]],
   ["memory", ["peak_bytes"]],
 ];
 const LABELS = {
   frames_per_s: ["frames per second", ""], step_s: ["time of an update", "ms"],
   hoisted_s: ["outside of the loops", "ms, forward of one update"], loop_s: ["inside the loops", "ms, forward of one update"],
   peak_bytes: ["most memory", "MiB"], lr: ["learning rate", ""], grad_norm: ["norm of the gradient", "before clipping"],
-  gpu_use: ["GPU in use", "%"],
 };
 const SCALES = { step_s: 1e3, hoisted_s: 1e3, loop_s: 1e3, peak_bytes: 1 / 2 ** 20 };
 const BLANK = { q: "", group: "", sort: "", down: false, x: "step", smooth: 0, log: false, pick: [] };
