@@ -199,7 +199,10 @@ def saved_config(path: Path, changes: Iterable[str]) -> DictConfig:
     """
     from framework.checkpoint import load  # lazily: torch
 
-    cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(load(path)[0]["config"]))
+    content = load(path)[0]
+    if "config" not in content:  # of a Trainer in a program of one's own
+        raise ConfigError(str(path), "it holds no config of train.py", "Load it in your program.")
+    cfg = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(content["config"]))
     assert isinstance(cfg, DictConfig)
     OmegaConf.set_struct(cfg, True)
     for change in changes:

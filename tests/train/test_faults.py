@@ -99,6 +99,16 @@ def test_a_file_that_is_not_ours_to_read_is_named(tmp_path):
         checkpoint.load(tmp_path / "last.pt")
 
 
+def test_a_checkpoint_without_a_config_is_named(cli, tmp_path):
+    """As a Trainer in a program of one's own writes it."""
+    checkpoint.save(tmp_path / "last.pt", {"weights": {}})
+    code, _, err = cli("resume=last.pt")
+    assert (code, err) == (
+        2,
+        "ConfigError: last.pt: it holds no config of train.py. Load it in your program.\n",
+    )
+
+
 def test_a_best_checkpoint_that_is_damaged_at_the_end_is_said(cli, tiny, tmp_path, monkeypatch):
     from framework import run
 
