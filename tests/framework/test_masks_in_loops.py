@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from framework import Network, load_graph, make_plan
-from framework.order import unread_maps
 from framework.component import Component
+from framework.order import unread_maps
 from framework.runners.loop import LoopRunner
 
 
