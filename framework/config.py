@@ -8,7 +8,9 @@ language; `data` by the dataset itself; `optimizer` against the dataclass of its
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +26,17 @@ from framework.options import GROUPS, OPTIMIZERS, Config, LoggerConfig, TaskConf
 
 OWN_FILES: dict[str, str] = {}  # choices that `with_own_files` has made -> the arguments that they were
 
+PLUGINS = str(Path(__file__).parent / "plugins")
+
 
 def register() -> None:
-    """Make the types known to Hydra; called before its main function runs."""
+    """Make the types and our sweeper known to Hydra; called before its main function runs."""
     ConfigStore.instance().store(name="schema", node=Config)
+    # Hydra takes sweepers from a package `hydra_plugins` alone. Processes that a launcher starts read
+    # PYTHONPATH: they load the sweeper's class, too.
+    if PLUGINS not in sys.path:
+        sys.path.append(PLUGINS)
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), PLUGINS)))
 
 
 def with_own_files(arguments: Iterable[str]) -> list[str]:
