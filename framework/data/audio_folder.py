@@ -226,7 +226,9 @@ def read_audio(path: Path) -> Tensor:
     import soundfile  # brings a C library: only where audio is read
 
     try:
-        data, rate = soundfile.read(os.fsencode(path), dtype="float32", always_2d=True)
+        # It takes bytes, which a name that is no UTF-8 needs, and does not say so.
+        name: Any = os.fsencode(path)
+        data, rate = soundfile.read(name, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError) as error:
         text = " ".join(str(getattr(error, "error_string", error)).split()).rstrip(".")
         raise DataError(str(path), f"cannot read the audio: {text}", "Mend or remove it") from error

@@ -68,6 +68,7 @@ LADDER = {
     "framework.mistakes": 6,
     "framework.config": 6,
     "framework.sweep": 6,
+    "framework.plugins.hydra_plugins.intrastream": 6,
     "framework.sweep_space": 1,
     "framework.sweep_state": 2,
     "framework.sweep_report": 3,
