@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import Tensor
 from scripts.bench.memory import peak_bytes
 
 Run = Callable[[], object]
+ROUNDS = 1  # seed of their orders
 GPU_L2 = 256 << 20  # more than the L2 of any chip here (B200: 126 MB)
 CPU_L3 = 32 << 20  # where the system does not tell
 
@@ -100,15 +102,21 @@ class Buffers:
 def take_turns(
     device: Device, systems: Mapping[str, Callable[[], Run]], seconds: float, least: int = 5, most: int = 1000
 ) -> dict[str, list[float]]:
-    """Milliseconds of each system in rounds A B C A B C; `systems`: name -> makes what is timed in this turn.
+    """Milliseconds of each system in rounds, A B C, B A C, ...; `systems`: name -> makes what is timed.
 
-    The first round warms up and is not counted; at least `least`, then as many as fit into `seconds`.
+    Each round has an order of its own, by a fixed seed: what a system leaves behind (threads that still wait,
+    caches, memory) falls on all others alike. With one order the first of a round took up to a third longer
+    than the same runner in the third place. The first round warms up and is not counted; at least `least`,
+    then as many as fit into `seconds`.
     """
+    order = list(systems.items())
+    shuffle = random.Random(ROUNDS).shuffle
     times: dict[str, list[float]] = {name: [] for name in systems}
     end = time.perf_counter() + seconds
     done = -1
     while done < least or (time.perf_counter() < end and done < most):
-        for name, ready in systems.items():
+        shuffle(order)
+        for name, ready in order:
             took = device.milliseconds(ready())
             if done >= 0:
                 times[name].append(took)
