@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from framework.data import Batch, Dataset, Split, carries
 from framework.data.make import DATASETS
+from framework.data.streams import Streams
 from framework.data.utterances import Utterances
 from framework.errors import ConfigError
 from framework.parallel import Group
@@ -36,7 +37,7 @@ class Sharded:
 
     def batches(self, split: Split, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This process's lanes of each batch; without a state to carry, cut to the longest of them."""
-        if isinstance(self.whole, Utterances):  # whose features it costs time to load
+        if isinstance(self.whole, Utterances | Streams):  # whose features it costs time to load
             yield from self.whole.batches(split, epoch, start, slice(self.rank, None, self.world))
             return
         for batch in self.whole.batches(split, epoch, start):

@@ -2,6 +2,7 @@
 
 The state goes on from chunk to chunk, and `resets` says where an utterance starts: no lane waits for the
 longest of a batch, and every update has the same size (Hwang & Sung 2015, section 4: multiple streams).
+Lanes end together, as far as whole utterances can (framework.data.dealing).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from framework.data.batch import SPLITS, UNSCORED, Batch, Split
+from framework.data.dealing import deal, idle, steps
 from framework.data.options import at_least
 from framework.data.order import generator
 from framework.data.utterances import Utterances
@@ -60,52 +62,51 @@ class Streams:
         self.fold, self.fold_labels = whole.fold, whole.fold_labels
         self.carry, self.eval_carry = streams > 0, eval_streams > 0
 
-    def batches(self, split: Split, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Chunks of an epoch in order; a lane that is over has length 0."""
+    def batches(
+        self, split: Split, epoch: int, start: int = 0, lanes: slice = slice(None)
+    ) -> Iterator[Batch]:
+        """Chunks of an epoch in order, of each these lanes; all others are not loaded.
+
+        A lane that is over has length 0.
+        """
         if not self.lanes[split]:
-            yield from self.whole.batches(split, epoch, start)
+            yield from self.whole.batches(split, epoch, start, lanes)
             return
-        lanes = [_Lane(self.whole, split, items) for items in self._order(split, epoch)]
-        steps = max(lane.frames for lane in lanes)
-        for begin in range(start * self.chunk, steps, self.chunk):
-            end = min(begin + self.chunk, steps)
-            parts = [lane.part(begin, end) for lane in lanes]
-            yield Batch(
-                torch.stack([x for x, _, _, _ in parts], 1),
-                torch.stack([y for _, y, _, _ in parts], 1),
-                torch.tensor([min(max(lane.frames - begin, 0), end - begin) for lane in lanes]),
-                torch.stack([resets for _, _, resets, _ in parts], 1),
-                tuple(name for _, _, _, name in parts),
-            )
+        order = self._order(split, epoch)
+        longest = max(steps(self.whole.parts[split].lengths, order))
+        own = [_Lane(self.whole, split, items) for items in order[lanes]]
+        for begin in range(start * self.chunk, longest, self.chunk):
+            end = min(begin + self.chunk, longest)
+            x = torch.zeros(end - begin, len(own), len(self.whole.mean))
+            y = torch.full((end - begin, len(own)), UNSCORED, dtype=torch.int64)
+            resets = torch.zeros(end - begin, len(own), dtype=torch.bool)
+            names = [lane.read(begin, x[:, b], y[:, b], resets[:, b]) for b, lane in enumerate(own)]
+            lengths = [min(max(lane.frames - begin, 0), end - begin) for lane in own]
+            yield Batch(x, y, torch.tensor(lengths, dtype=torch.int64), resets, tuple(names))
 
     def count(self, split: Split, epoch: int) -> int:
         """Return the number of chunks of an epoch."""
         if not self.lanes[split]:
             return self.whole.count(split, epoch)
-        lengths = self.whole.parts[split].lengths
-        longest = max(sum(lengths[i] for i in items) for items in self._order(split, epoch))
+        longest = max(steps(self.whole.parts[split].lengths, self._order(split, epoch)))
         return -(-longest // self.chunk)
 
     def describe(self) -> str:
-        """One paragraph: that of the utterances, and the lanes."""
+        """One paragraph: that of the utterances, the lanes, and the share of steps that lanes wait."""
         train, other = self.lanes["train"], self.lanes["dev"]
-        how = [f"{train} lanes" if train else "whole utterances"]
-        how.append(f"{other} in dev and test" if other else "whole utterances in dev and test")
+        how = [f"{train} lanes ({self._idle('train')})" if train else "whole utterances"]
+        waits = ", ".join(f"{split} {self._idle(split)}" for split in SPLITS[1:]) if other else ""
+        how.append(f"{other} in dev and test ({waits})" if other else "whole utterances in dev and test")
         return f"{self.whole.describe()} Streams: {', '.join(how)}; chunks of {self.chunk}."
 
+    def _idle(self, split: Split) -> str:
+        share = idle(self.whole.parts[split].lengths, self._order(split, 0))
+        return f"{100 * share:.1f}% idle"
+
     def _order(self, split: Split, epoch: int) -> list[list[int]]:
-        """Utterances of each lane: in the epoch's order each goes to the lane that is shortest so far."""
-        lengths = self.whole.parts[split].lengths
-        order = np.arange(len(lengths))
-        if split == "train":
-            order = generator(self.whole.seed, split, epoch).permutation(len(lengths))
-        lanes: list[list[int]] = [[] for _ in range(self.lanes[split])]
-        frames = np.zeros(len(lanes), dtype=np.int64)
-        for i in order.tolist():
-            lane = int(frames.argmin())
-            lanes[lane].append(i)
-            frames[lane] += lengths[i]
-        return lanes
+        """Utterances of each lane, in training others in every epoch."""
+        random = generator(self.whole.seed, split, epoch) if split == "train" else None
+        return deal(self.whole.parts[split].lengths, self.lanes[split], random)
 
 
 class _Lane:
@@ -117,11 +118,9 @@ class _Lane:
         self.starts, self.frames = [0, *ends.tolist()], int(ends[-1])
         self.known: tuple[int, tuple[Tensor, Tensor]] | None = None  # an utterance spans several chunks
 
-    def part(self, begin: int, end: int) -> tuple[Tensor, Tensor, Tensor, str]:
-        """x [T, F], y [T] and resets [T] of frames begin:end, and the name of the first utterance there."""
-        x = torch.zeros(end - begin, len(self.whole.mean))
-        y = torch.full((end - begin,), UNSCORED, dtype=torch.int64)
-        resets = torch.zeros(end - begin, dtype=torch.bool)
+    def read(self, begin: int, x: Tensor, y: Tensor, resets: Tensor) -> str:
+        """Fill x [T, F], y [T] and resets [T] from frame `begin`; the name of the first utterance there."""
+        end = begin + len(x)
         first = int(np.searchsorted(self.starts, begin, side="right")) - 1
         for k in range(first, len(self.items)):
             at = self.starts[k]
@@ -135,7 +134,7 @@ class _Lane:
                 features[lo - at : hi - at] - self.whole.mean
             ) / self.whole.deviation
             y[lo - begin : hi - begin] = classes[lo - at : hi - at]
-        return x, y, resets, self.data.ids[self.items[min(first, len(self.items) - 1)]]
+        return self.data.ids[self.items[min(first, len(self.items) - 1)]]
 
     def _load(self, i: int) -> tuple[Tensor, Tensor]:
         if self.known is None or self.known[0] != i:
