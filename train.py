@@ -23,6 +23,7 @@ from framework.errors import TrainingError, UserError
 from framework.mistakes import explain
 from framework.options import CONF
 from framework.parallel_place import Ended
+from framework.script import tell
 
 RUNS = Path("runs")
 STAMP = f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
@@ -41,7 +42,7 @@ def compose(cfg: DictConfig) -> float | None:
     try:
         return start(cfg)
     except UserError as error:  # raised through Hydra it would print Hydra's own lines, too
-        show(error)
+        tell(error)
         failures.append(error)
         return None
     except Ended as error:  # of several processes one tells the user why
@@ -63,11 +64,6 @@ def resume(target: str, changes: list[str]) -> None:
     start(config.saved_config(path, changes), resume_from=path)
 
 
-def show(error: UserError) -> None:
-    """One line for the user."""
-    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-
-
 def main(arguments: list[str]) -> int:
     """Run the command line; returns the exit code: 0, 1 (training had to stop), 2 (a mistake of the user)."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own text
@@ -84,11 +80,11 @@ def main(arguments: list[str]) -> int:
             sys.argv[1:] = config.with_own_files(arguments)
             compose()
     except UserError as error:
-        show(error)
+        tell(error)
         failures.append(error)
     except (HydraException, OmegaConfBaseException) as error:
         failures.append(explain(error, arguments))
-        show(failures[-1])
+        tell(failures[-1])
     except Ended:
         return 1
     except KeyboardInterrupt:

@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from framework.errors import ConfigError
-from framework.mistakes import near, top_level, unknown_key, value_error
+from framework.mistakes import top_level, unknown_key, value_error
+from framework.names import near
 from framework.options import GROUPS, OPTIMIZERS, Config, LoggerConfig, TaskConfig, TrainConfig, options
 
 OWN_FILES: dict[str, str] = {}  # choices that `with_own_files` has made -> the arguments that they were

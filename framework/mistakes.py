@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 
@@ -12,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from framework.errors import ConfigError
+from framework.names import near
 from framework.options import CONF, GROUPS, Config, LoggerConfig, TaskConfig, TrainConfig, options
 
 
@@ -81,10 +81,3 @@ def value_error(error: BaseException) -> tuple[str, str]:
     if "is not a subclass of" in text or "Cannot assign" in text:
         return "this is a group of options, not a value", "Set the options in it, e.g. train.epochs=3."
     return text.rstrip("."), ""
-
-
-def near(word: str, known: Iterable[str], title: str = "There are") -> str:
-    """The names there are, and the one that was probably meant."""
-    known = list(known)
-    match = difflib.get_close_matches(word, known, n=1)
-    return f"{title}: {', '.join(known)}." + (f" Did you mean '{match[0]}'?" if match else "")

@@ -46,13 +46,23 @@ def listing(names: Iterable[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "") or "(none)"
 
 
+def did_you_mean(name: object, names: Iterable[str]) -> str:
+    """` Did you mean 'l1'?` for the nearest of `names`, or nothing."""
+    close = difflib.get_close_matches(str(name), list(names), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
 def known(what: str, name: object, names: Iterable[str]) -> str:
     """`Nodes here: x, l1. Did you mean 'l1'?`"""
     names = list(names)
-    close = difflib.get_close_matches(str(name), names, n=1)
     shown = listing(names)
-    end = "" if shown.endswith("...") else "."
-    return f"{what}: {shown}{end}" + (f" Did you mean '{close[0]}'?" if close else "")
+    return f"{what}: {shown}{'' if shown.endswith('...') else '.'}{did_you_mean(name, names)}"
+
+
+def near(name: object, names: Iterable[str], title: str = "There are") -> str:
+    """As `known`, but all names are listed: for options, of which one wants to see each."""
+    names = list(names)
+    return f"{title}: {', '.join(names)}.{did_you_mean(name, names)}"
 
 
 def check_keys(mapping: Iterable[object], allowed: Iterable[str], place: str) -> None:

@@ -19,7 +19,8 @@ from framework.data import SPLITS
 from framework.data.series_streams import Series
 from framework.errors import ConfigError
 from framework.regression import Regression
-from framework.restore import arguments, command, restore
+from framework.restore import arguments, restore
+from framework.script import command
 
 
 def main(given: list[str]) -> None:

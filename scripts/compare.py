@@ -43,7 +43,7 @@ from framework.errors import ConfigError
 from framework.graph import Graph
 from framework.network import Network
 from framework.plan import Memory, Parallel
-from framework.restore import command
+from framework.script import command
 from framework.state import State
 from scripts.bench.measure import Device, quantile, speedup, take_turns
 from scripts.show_plan import graph, settings
@@ -310,4 +310,4 @@ def main(given: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command(main, str(__doc__)))
+    sys.exit(command(main, __doc__))

@@ -18,26 +18,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
 from framework.dashboard import build_page
-from framework.errors import ConfigError, UserError
+from framework.errors import ConfigError
 from framework.history import LOG
-from framework.mistakes import near
+from framework.script import command, folder_and_options
 
 
 def main(given: list[str]) -> None:
     """Write the page. Raises ConfigError when there is no run, or the page cannot be written."""
-    options = {"out": "", "title": ""}
-    folders = []
-    for each in given:
-        key, equals, value = each.partition("=")
-        if equals and key in options:
-            options[key] = value
-        elif equals and not Path(each).is_dir():
-            raise ConfigError(key, "there is no such option", near(key, options))
-        else:
-            folders.append(Path(each))
-    if len(folders) != 1:
-        raise ConfigError("folder", f"{len(folders)} are given", "Give the one that holds the runs: runs/.")
-    root = folders[0]
+    root, options = folder_and_options(given, {"out": "", "title": ""})
     if not root.is_dir():
         raise ConfigError(str(root), "there is no such folder", "Give the one that holds the runs: runs/.")
     out = Path(options["out"]) if options["out"] else root / "dashboard.html"
@@ -56,18 +44,5 @@ def main(given: list[str]) -> None:
     print(f"{len(runs)} runs: {out} ({len(page.encode()) / 1e6:.1f} MB)")
 
 
-def command(arguments: list[str]) -> int:
-    """Run on the arguments; returns the exit code, 2 after a mistake of the user."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print((__doc__ or "").strip())
-        return 0 if arguments else 2
-    try:
-        main(arguments)
-    except UserError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(command(sys.argv[1:]))
+    sys.exit(command(main, __doc__))

@@ -28,7 +28,8 @@ from framework.ctc import Ctc
 from framework.data import SPLITS
 from framework.errors import ConfigError
 from framework.evaluate import evaluate
-from framework.restore import arguments, command, restore
+from framework.restore import arguments, restore
+from framework.script import command
 
 NOTHING = "(none)"
 

@@ -39,7 +39,8 @@ from framework.export import (
 )
 from framework.names import known
 from framework.network import Network
-from framework.restore import arguments, command, restore
+from framework.restore import arguments, restore
+from framework.script import command
 
 DEFAULTS = {"out": "", "what": "torch,onnx", "form": "", "check": True}
 # float32: sums of some hundred terms in another order, over the steps that are checked.
@@ -103,4 +104,4 @@ def main(given: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(command(main, str(__doc__)))
+    sys.exit(command(main, __doc__))

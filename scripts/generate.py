@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 import torch
 
 from framework.errors import ConfigError
-from framework.restore import arguments, command, restore
+from framework.restore import arguments, restore
 from framework.sample import difference, generate
+from framework.script import command
 
 DEFAULTS = {"prompt": "\n", "length": 400, "temperature": 0.8, "seed": 0, "check": False}
 

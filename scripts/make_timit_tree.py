@@ -15,13 +15,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
-from framework.data.options import at_least, did_you_mean
+from framework.data.options import at_least
 from framework.data.sphere import write_sphere
 from framework.data.synth_speech import make_corpus
 from framework.data.synthesis import Utterance
-from framework.errors import ConfigError, UserError
+from framework.errors import ConfigError
+from framework.script import command, no_option, options
 
-DEFAULTS = {"speakers": 24, "test": 8, "sentences": 10, "seed": 0}
+DEFAULTS = {"out": "", "speakers": 24, "test": 8, "sentences": 10, "seed": 0}
 
 
 def write_tree(out: Path, speakers: int, test: int, sentences: int, seed: int) -> int:
@@ -45,40 +46,19 @@ def _write_sentence(stem: Path, utterance: Utterance) -> None:
     stem.with_suffix(".TXT").write_text(f"0 {len(utterance.wave)} {utterance.text}\n", encoding="ascii")
 
 
-def parse(arguments: list[str]) -> tuple[Path, dict[str, int]]:
-    """`key=value` words -> (out, sizes). ConfigError for anything else."""
-    out, sizes = None, dict(DEFAULTS)
-    for word in arguments:
-        key, equals, value = word.partition("=")
-        if key == "out" and value:
-            out = Path(value)
-        elif key in sizes and equals and value.isdigit():
-            sizes[key] = int(value)
-        else:
-            known = ["out", *DEFAULTS]
-            fix = f"Write {'=.. '.join(known)}=.. (numbers but for out).{did_you_mean(key, known)}"
-            raise ConfigError(word, "not understood", fix)
-    if out is None:
+def main(given: list[str]) -> None:
+    """Write as the arguments say. Raises ConfigError."""
+    sizes, rest = options(given, DEFAULTS)
+    if rest:
+        raise no_option(rest[0], DEFAULTS)
+    if not sizes["out"]:
         raise ConfigError("out", "no folder given", "Write out=DIR")
-    for key, least in (("speakers", 1), ("test", 2), ("sentences", 1)):
+    out = Path(sizes.pop("out"))
+    for key, least in (("speakers", 1), ("test", 2), ("sentences", 1), ("seed", 0)):
         at_least(key, sizes[key], least)
-    return out, sizes
-
-
-def main(arguments: list[str]) -> int:
-    """Run from the command line; return the exit status."""
-    if "-h" in arguments or "--help" in arguments:
-        print(__doc__)
-        return 0
-    try:
-        out, sizes = parse(arguments)
-        written = write_tree(out, **sizes)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    written = write_tree(out, **sizes)
     print(f"{written} sentences in {out}; train on them with: python train.py data=timit data.root={out}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(command(main, __doc__))

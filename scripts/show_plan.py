@@ -34,13 +34,14 @@ from framework.cells import CONF, yaml_names
 from framework.compose import with_cell
 from framework.cost import PASSES, Passes
 from framework.cost_text import cost_text
-from framework.errors import ConfigError, GraphWarning, UserError
+from framework.errors import ConfigError, GraphWarning
 from framework.graph import Graph
 from framework.load import load_graph
 from framework.machine import machine
 from framework.names import known
 from framework.plan import Memory, Parallel, Plan, make_plan
 from framework.plan_code import code
+from framework.script import guarded
 from framework.yamlfile import read_yaml
 
 OPTIONS = {
@@ -185,8 +186,4 @@ def main(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(guarded(main, sys.argv[1:]))

@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
-from framework.errors import ConfigError, UserError
-from framework.mistakes import near
+from framework.errors import ConfigError
+from framework.script import command, folder_and_options
 from framework.sweep_report import as_csv, as_markdown, draw, report, table
 
 SHOWN = 10
@@ -24,19 +24,9 @@ SHOWN = 10
 
 def main(given: list[str]) -> None:
     """Write the report. Raises ConfigError."""
-    folder, out = None, None
-    for each in given:
-        key, equals, value = each.partition("=")
-        if key == "out" and equals:
-            out = Path(value)
-        elif folder is not None or (equals and not Path(each).is_dir()):
-            raise ConfigError(key, "there is no such option", near(key, ["out"]))
-        else:
-            folder = Path(each)
-    if folder is None:
-        raise ConfigError("folder", "which sweep is not said", "Give runs/NAME_sweep.")
+    folder, options = folder_and_options(given, {"out": ""})
     found = report(folder)
-    out = out or folder
+    out = Path(options["out"]) if options["out"] else folder
     try:
         out.mkdir(parents=True, exist_ok=True)
         pictures = draw(found, out)
@@ -55,18 +45,5 @@ def main(given: list[str]) -> None:
     print(f"report: {out / 'sweep_report.md'} (sweep_report.csv, {', '.join(p.name for p in pictures)})")
 
 
-def command(arguments: list[str]) -> int:
-    """Run on the arguments; returns the exit code, 2 after a mistake of the user."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print((__doc__ or "").strip())
-        return 0 if arguments else 2
-    try:
-        main(arguments)
-    except UserError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(command(sys.argv[1:]))
+    sys.exit(command(main, __doc__))

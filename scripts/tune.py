@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import torch
 
-from framework.errors import ConfigError, UserError
+from framework import script
+from framework.errors import ConfigError
 from framework.names import known
 from kernels.tuning import Tuning, TuningError, default_file, read, save
 from scripts.show_plan import graph, settings
@@ -33,13 +34,7 @@ RUNNERS = ("persistent", "streamed")
 
 def options(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
     """What to measure, with numbers read; model, cell and runner; params of the model. Raises ConfigError."""
-    own, rest = dict(OPTIONS), list[str]()
-    for each in arguments:
-        key, equals, text = each.partition("=")
-        if key in own and equals:
-            own[key] = text
-        else:
-            rest.append(each)
+    own, rest = script.options(arguments, OPTIONS)
     model, params = settings(rest)
     out: dict[str, Any] = {**own, "lanes": _numbers("lanes", own["lanes"])}
     (out["steps"],) = _numbers("steps", own["steps"])[:1]
@@ -89,9 +84,6 @@ def measured(
 
 def main(arguments: Sequence[str]) -> None:
     """Measure and write. Raises UserError."""
-    if {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return
     own, model, params = options(arguments)
     if own["device"] != "cuda" or not torch.cuda.is_available():
         raise ConfigError("device", "there is no GPU here to measure", "Run this where the network will run.")
@@ -106,8 +98,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except UserError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(script.command(main, __doc__))

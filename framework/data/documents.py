@@ -11,9 +11,9 @@ import numpy as np
 from framework.data.batch import SPLITS, Split
 from framework.data.faults import Faults
 from framework.data.huggingface import brief, file_pieces, hub_datasets
-from framework.data.options import did_you_mean
 from framework.data.table import find_files
 from framework.errors import ConfigError, DataError, UserError
+from framework.names import did_you_mean
 
 KINDS = {".txt": "text", ".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 ROWS = 256  # read at a time

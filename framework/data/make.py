@@ -10,13 +10,13 @@ from framework.data.audio_folder import audio_folder
 from framework.data.batch import Dataset
 from framework.data.hub_text import hub_text
 from framework.data.memory_tasks import adding, copy
-from framework.data.options import did_you_mean
 from framework.data.series import series
 from framework.data.synth_speech import synth_speech
 from framework.data.table import table
 from framework.data.text import text
 from framework.data.timit import timit
 from framework.errors import ConfigError
+from framework.names import near
 
 DATASETS: Mapping[str, Callable[..., Dataset]] = {
     "synth_speech": synth_speech,
@@ -38,9 +38,7 @@ def make_dataset(name: str, **options: Any) -> Dataset:
     being there.
     """
     if name not in DATASETS:
-        raise ConfigError(
-            "data", f"no dataset '{name}'", f"There are: {', '.join(DATASETS)}.{did_you_mean(name, DATASETS)}"
-        )
+        raise ConfigError("data", f"no dataset '{name}'", near(name, DATASETS))
     make = DATASETS[name]
     known, types = inspect.signature(make).parameters, get_type_hints(make)
     for option, value in options.items():
@@ -48,7 +46,7 @@ def make_dataset(name: str, **options: Any) -> Dataset:
             raise ConfigError(
                 f"data.{option}",
                 f"{name} has no such option",
-                f"It has: {', '.join(known)}.{did_you_mean(option, known)}",
+                near(option, known, "It has"),
             )
         wanted = types[option]
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):

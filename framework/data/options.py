@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from framework.errors import ConfigError
@@ -21,9 +20,3 @@ def one_of(option: str, value: object, choices: Iterable[object]) -> None:
         raise ConfigError(
             f"data.{option}", f"{value!r} is not known", f"Choose one of {', '.join(map(str, choices))}"
         )
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """' Did you mean ...?' for the nearest known word, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" Did you mean '{near[0]}'?" if near else ""

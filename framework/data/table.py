@@ -15,9 +15,10 @@ from framework.data.batch import SPLITS, Split
 from framework.data.cache import cached
 from framework.data.faults import Faults
 from framework.data.huggingface import file_pieces
-from framework.data.options import at_least, did_you_mean, one_of
+from framework.data.options import at_least, one_of
 from framework.data.series_streams import Series, Track
 from framework.errors import ConfigError, DataError
+from framework.names import did_you_mean
 
 KINDS = {".csv": "csv", ".parquet": "parquet"}
 ROWS = 1 << 16  # read at a time

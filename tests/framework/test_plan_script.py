@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.errors import ConfigError
+from framework.errors import ConfigError, UserError
 from framework.load import load_graph
 from framework.machine import machine
 from framework.plan import make_plan
@@ -105,7 +105,7 @@ def test_code_of_every_loop(capsys):
     ],
 )
 def test_mistakes(arguments, message):
-    with pytest.raises(show_plan.UserError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         show_plan.main(arguments)
     assert "\n" not in str(caught.value)
 

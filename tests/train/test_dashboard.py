@@ -14,6 +14,7 @@ import pytest
 from framework.dashboard import build_page
 from framework.dashboard.build import POINTS, thinned
 from framework.history import differing, find_runs, read_run
+from framework.script import command
 
 ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "chrome")
@@ -47,7 +48,7 @@ def script(capsys):
     spec.loader.exec_module(module)
 
     def run(*arguments):
-        code = module.command([str(each) for each in arguments])
+        code = command(module.main, module.__doc__, [str(each) for each in arguments])
         return code, *capsys.readouterr()
 
     return run

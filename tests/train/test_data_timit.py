@@ -22,6 +22,7 @@ from framework.data.timit_tables import (
 )
 from framework.data.timit_tree import find, read_phn, read_wav
 from framework.errors import ConfigError, DataError
+from framework.script import guarded
 from scripts.make_timit_tree import main, write_tree
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -330,16 +331,16 @@ def test_reading_touches_no_network_and_shows_no_bars(tree, tmp_path, monkeypatc
 
 
 def test_the_script_answers_mistakes_with_one_line(tmp_path, capsys):
-    assert main([f"out={tmp_path / 'new'}", "speakers=1", "test=2", "sentences=1"]) == 0
+    assert guarded(main, [f"out={tmp_path / 'new'}", "speakers=1", "test=2", "sentences=1"]) == 0
     assert "3 sentences" in capsys.readouterr().out
     assert len(list((tmp_path / "new").rglob("*.TXT"))) == 3
     for arguments, words in (
         ([], "out: no folder given"),
         (["out=x", "speakrs=1"], "Did you mean 'speakers'?"),
-        (["out=x", "test=one"], "test=one: not understood"),
+        (["out=x", "test=one"], "test: 'one' is not a whole number"),
         (["out=x", "test=1"], "test: 1 is too small"),
     ):
-        assert main(arguments) == 2
+        assert guarded(main, arguments) == 2
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
 

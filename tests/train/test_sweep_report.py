@@ -9,6 +9,7 @@ import pytest
 
 from framework.errors import ConfigError
 from framework.importance import FEWEST, encode, importance
+from framework.script import command
 from framework.sweep_report import as_markdown, report
 from framework.sweep_state import Job, Sweep
 
@@ -30,7 +31,7 @@ def script(capsys):
     module = load("script_sweep_report", ROOT / "scripts" / "sweep_report.py")
 
     def run(*arguments):
-        code = module.command([str(each) for each in arguments])
+        code = command(module.main, module.__doc__, [str(each) for each in arguments])
         return code, *capsys.readouterr()
 
     return run
@@ -173,7 +174,7 @@ def test_mistakes_are_named(script, sweep, tmp_path):
         ((tmp_path / "empty",), "there is no sweep and no run in it"),
         ((tmp_path / "nowhere",), "there is no sweep and no run in it"),
         (("outt=x",), "outt: there is no such option"),
-        (("out=x",), "which sweep is not said"),
+        (("out=x",), "folder: which one is not said"),
     ):
         code, out, err = script(*given)
         assert code == 2 and out == "" and words in err and len(err.splitlines()) == 1, (given, err)
