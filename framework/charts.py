@@ -17,6 +17,9 @@ STEP = {
     "step_s": ("speed/us per update", 1e6),
     "hoisted_s": ("speed/us outside of the loops", 1e6),
     "loop_s": ("speed/us inside the loops", 1e6),
+    "cpu_use": ("speed/CPU use", 1.0),
+    "gpu_use": ("speed/GPU use", 1.0),
+    "gpu_watts": ("speed/GPU watts", 1.0),
     "peak_bytes": ("memory/peak MiB, measured", 1 / MIB),
 }
 KEPT = "memory/kept for the backward MiB, predicted"
@@ -53,6 +56,8 @@ class Charts:
         frames = found.get("frames_per_s", 0.0)
         if frames > 0:
             made["speed/us per frame"] = 1e6 / frames
+            if "gpu_watts" in found:
+                made["speed/mJ per frame"] = 1e3 * found["gpu_watts"] / frames
         parts = [found[key] for key in ("hoisted_s", "loop_s") if key in found]
         if len(parts) == 2 and sum(parts) > 0:
             made["speed/part inside the loops"] = parts[1] / sum(parts)

@@ -34,6 +34,7 @@ from framework.parallel_checkpoint import collected, own_part, weights_digest
 from framework.parallel_gradients import Gradients
 from framework.state import State
 from framework.task import Task, better
+from framework.use import Use
 
 
 @dataclass
@@ -114,7 +115,8 @@ class Trainer:
         self.noticed = self.interrupted = ""  # a signal that this process got, and what the group goes by
         self.earlier = 0.0  # seconds of what was trained before `fit`
         self.due = False  # of a checkpoint inside the epoch
-        self.started = self.saved = self.logged = time.perf_counter()
+        self.started = self.saved = time.perf_counter()
+        self.use = Use(device, group)  # since the last step record, evaluations and checkpoints left out
         self.logged_frames = self.logged_step = 0
 
     # ---- the loop
@@ -125,7 +127,8 @@ class Trainer:
         Raises TrainingError when the loss is not finite: last.pt then holds the state before that update.
         """
         self.logs = logs
-        self.started = self.saved = self.logged = time.perf_counter()
+        self.started = self.saved = time.perf_counter()
+        self.use.restart()
         self.logged_frames, self.logged_step = self.at.frames, self.at.step
         self.earlier = self.at.seconds
         before = self.at.step, self.at.evaluated
@@ -201,44 +204,44 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Metrics on dev: they go to the log, the schedule, and decide what is best."""
-        begun = time.perf_counter()
-        with self.compute.evaluated() as net:
-            metrics = evaluate(
-                net,
-                self.dataset,
-                self.task,
-                "dev",
-                device=self.device,
-                limit=self.eval_batches,
-                group=self.group,
-            )
-        value, at = metrics[self.task.metric], self.at
-        lower = self.schedule.evaluated(value)
-        record = {
-            "kind": "eval",
-            "split": "dev",
-            "step": at.step,
-            "epoch": at.epoch,
-            **metrics,
-            "seconds": time.perf_counter() - begun,
-        }
-        improved = better(self.task, value, at.best)
-        if improved:
-            at.best, at.best_step, at.waited = value, at.step, 0
-        else:
-            at.waited += 1
-        at.evaluated = at.step
-        at.history.append({key: record[key] for key in ("step", "epoch", *metrics)})
-        self.logs.write(record | {"best": improved} | ({"lr_lowered": True} if lower else {}))
-        if improved:
-            if self.rollback:
-                self.best = self._model()
-            self.save("best.pt")
-        if lower and self.rollback and self.best is not None:
-            self._put_model(self.best, "the best weights")
-            self._break_streams(keep_state=True)
         # Time spent here is not the updates': frames/s would fall at every evaluation.
-        self.logged += time.perf_counter() - begun
+        with self.use.aside():
+            begun = time.perf_counter()
+            with self.compute.evaluated() as net:
+                metrics = evaluate(
+                    net,
+                    self.dataset,
+                    self.task,
+                    "dev",
+                    device=self.device,
+                    limit=self.eval_batches,
+                    group=self.group,
+                )
+            value, at = metrics[self.task.metric], self.at
+            lower = self.schedule.evaluated(value)
+            record = {
+                "kind": "eval",
+                "split": "dev",
+                "step": at.step,
+                "epoch": at.epoch,
+                **metrics,
+                "seconds": time.perf_counter() - begun,
+            }
+            improved = better(self.task, value, at.best)
+            if improved:
+                at.best, at.best_step, at.waited = value, at.step, 0
+            else:
+                at.waited += 1
+            at.evaluated = at.step
+            at.history.append({key: record[key] for key in ("step", "epoch", *metrics)})
+            self.logs.write(record | {"best": improved} | ({"lr_lowered": True} if lower else {}))
+            if improved:
+                if self.rollback:
+                    self.best = self._model()
+                self.save("best.pt")
+            if lower and self.rollback and self.best is not None:
+                self._put_model(self.best, "the best weights")
+                self._break_streams(keep_state=True)
         return metrics
 
     def _groups(self) -> Iterator[list[Batch]]:
@@ -263,26 +266,26 @@ class Trainer:
 
     def _log_step(self, norm: float) -> None:
         """A step record: means since the last one."""
-        now = time.perf_counter()
-        seconds, steps = max(now - self.logged, 1e-9), self.at.step - self.logged_step
-        sums = self.group.add_up({key: float(value) for key, value in self.sums.items()})
+        sums = self.group.add_up({key: float(value) for key, value in self.sums.items()})  # waits for a GPU
+        seconds, steps = max(self.use.seconds(), 1e-9), self.at.step - self.logged_step
         timing = getattr(self.compute.runs, "timing", None) or {}
-        self.logs.write(
-            {
-                "kind": "step",
-                "step": self.at.step,
-                "epoch": self.at.epoch,
-                **self.task.metrics(sums),
-                "grad_norm": norm,
-                "lr": self.optimizer.param_groups[0]["lr"],
-                "frames_per_s": (self.at.frames - self.logged_frames) / seconds,
-                "step_s": seconds / steps,
-                **{f"{part}_s": timing[part] for part in ("hoisted", "loop") if part in timing},
-                "peak_bytes": peak_bytes(self.device),
-            }
-        )
+        record = {
+            "kind": "step",
+            "step": self.at.step,
+            "epoch": self.at.epoch,
+            **self.task.metrics(sums),
+            "grad_norm": norm,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "frames_per_s": (self.at.frames - self.logged_frames) / seconds,
+            "step_s": seconds / steps,
+            **{f"{part}_s": timing[part] for part in ("hoisted", "loop") if part in timing},
+            **self.use.shares(),
+            "peak_bytes": peak_bytes(self.device),
+        }
+        self.use.restart()
+        self.logs.write(record)
         self.sums = {}
-        self.logged, self.logged_frames, self.logged_step = now, self.at.frames, self.at.step
+        self.logged_frames, self.logged_step = self.at.frames, self.at.step
 
     # ---- checkpoints
 
@@ -292,37 +295,38 @@ class Trainer:
         Of a group one process writes, for all of them. Raises TrainingError where it cannot, and where the
         processes' weights are no longer the same.
         """
-        begun = time.perf_counter()
-        if not all(bool(param.isfinite().all()) for param in self.net.parameters()):
-            self._stop("the weights are not finite any more")  # the checkpoint before stays
-        self.logs.sync()
-        sums = self.group.add_up({key: float(value) for key, value in self.sums.items()})
-        parts = self.group.gather(
-            {
-                "digest": weights_digest(self.net) if self.group.world > 1 else 0,
-                "state": None if self.state is None else self.state.tensors(),
-                "windows": [] if self.windows is None else self.windows.state(),
-                "random": checkpoint.random_state(),
-            }
-        )
-        if self.group.leads:
-            if len({part.pop("digest") for part in parts}) > 1:
-                self._stop("the workers' weights are not the same any more")
-            checkpoint.save(
-                self.folder / name,
+        with self.use.aside():
+            if not all(bool(param.isfinite().all()) for param in self.net.parameters()):
+                self._stop("the weights are not finite any more")  # the checkpoint before stays
+            self.logs.sync()
+            sums = self.group.add_up({key: float(value) for key, value in self.sums.items()})
+            parts = self.group.gather(
                 {
-                    **self.extra,
-                    **self._model(),
-                    **collected(parts),
-                    "best": self.best,
-                    "schedule": self.schedule.state(),
-                    "position": dataclasses.asdict(self.at),
-                    "sums": {key: torch.tensor(value, dtype=torch.float64) for key, value in sums.items()},
-                    "log_bytes": self.logs.position(),
-                },
+                    "digest": weights_digest(self.net) if self.group.world > 1 else 0,
+                    "state": None if self.state is None else self.state.tensors(),
+                    "windows": [] if self.windows is None else self.windows.state(),
+                    "random": checkpoint.random_state(),
+                }
             )
+            if self.group.leads:
+                if len({part.pop("digest") for part in parts}) > 1:
+                    self._stop("the workers' weights are not the same any more")
+                checkpoint.save(
+                    self.folder / name,
+                    {
+                        **self.extra,
+                        **self._model(),
+                        **collected(parts),
+                        "best": self.best,
+                        "schedule": self.schedule.state(),
+                        "position": dataclasses.asdict(self.at),
+                        "sums": {
+                            key: torch.tensor(value, dtype=torch.float64) for key, value in sums.items()
+                        },
+                        "log_bytes": self.logs.position(),
+                    },
+                )
         self.saved = time.perf_counter()
-        self.logged += self.saved - begun
 
     def load(self, content: dict[str, Any], place: str) -> None:
         """Go on from a checkpoint's content; `place` names it in the ConfigError of another model's."""

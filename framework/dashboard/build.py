@@ -61,7 +61,6 @@ def _run(run: History, root: Path, points: int) -> dict[str, Any]:
     name = str(run.folder.relative_to(root)) if run.folder != root else (run.folder.resolve().name)
     last = run.steps[-1] if run.steps else {}
     test = {k: v for k, v in numbers(end).items() if k not in ("step", "best", "best_step", "seconds")}
-    speed = sorted(numbers(r)["frames_per_s"] for r in run.steps if "frames_per_s" in numbers(r))
     return {
         "name": name,
         "state": str(end.get("why", "done")) if end else "unfinished",
@@ -74,7 +73,7 @@ def _run(run: History, root: Path, points: int) -> dict[str, Any]:
         "step": run.last_step,
         "seconds": _short(end.get("seconds")),
         "loss": _short(numbers(last).get("loss")),
-        "frames_per_s": _short(speed[len(speed) // 2]) if speed else None,
+        **{key: _median(run, key) for key in ("frames_per_s", "cpu_use", "gpu_use")},
         "peak_bytes": max((int(numbers(r).get("peak_bytes", 0)) for r in run.steps), default=0) or None,
         "predicted_bytes": _kept(run),
         "weights": start.get("weights"),
@@ -85,6 +84,12 @@ def _run(run: History, root: Path, points: int) -> dict[str, Any]:
         "clock": _clock(run.steps, points),
         "curves": _curves(run.steps, "train", points) + _curves(run.evals, "dev", points),
     }
+
+
+def _median(run: History, key: str) -> float | None:
+    """The middle one of a number of the step records."""
+    found = sorted(each[key] for each in map(numbers, run.steps) if key in each)
+    return _short(found[len(found) // 2]) if found else None
 
 
 def _kept(run: History) -> float | None:

@@ -3,15 +3,16 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const MOST_LINES = 40;  // runs drawn when none are picked
 const SECTIONS = [
   ["learning", ["loss", "METRIC", "*", "lr", "grad_norm"]],
-  ["speed", ["frames_per_s", "step_s", "hoisted_s", "loop_s"]],
+  ["speed", ["frames_per_s", "step_s", "hoisted_s", "loop_s", "cpu_use", "gpu_use", "gpu_watts"]],
   ["memory", ["peak_bytes"]],
 ];
 const LABELS = {
   frames_per_s: ["frames per second", ""], step_s: ["time of an update", "ms"],
   hoisted_s: ["outside of the loops", "ms, forward of one update"], loop_s: ["inside the loops", "ms, forward of one update"],
-  peak_bytes: ["most memory", "MiB"], lr: ["learning rate", ""], grad_norm: ["norm of the gradient", "before clipping"],
+  cpu_use: ["use of the CPU", "% of the threads"], gpu_use: ["use of the GPUs", "% of the time"],
+  gpu_watts: ["power of the GPUs", "W"], peak_bytes: ["most memory", "MiB"], lr: ["learning rate", ""], grad_norm: ["norm of the gradient", "before clipping"],
 };
-const SCALES = { step_s: 1e3, hoisted_s: 1e3, loop_s: 1e3, peak_bytes: 1 / 2 ** 20 };
+const SCALES = { step_s: 1e3, hoisted_s: 1e3, loop_s: 1e3, cpu_use: 100, gpu_use: 100, peak_bytes: 1 / 2 ** 20 };
 const BLANK = { q: "", group: "", sort: "", down: false, x: "step", smooth: 0, log: false, pick: [] };
 let view = readView();
 
@@ -81,7 +82,7 @@ function specOf(key, runs, numberOf) {
     }
   }
   return { title, unit: unit || (both.size > 1 ? "thin: train, thick: dev" : [...both][0]), lines,
-    log: view.log && key === "loss", zero: ["frames_per_s", "step_s", "hoisted_s", "loop_s", "peak_bytes"].includes(key),
+    log: view.log && key === "loss", zero: SECTIONS.slice(1).some(([, keys]) => keys.includes(key)),
     xlabel: view.x === "step" ? "updates" : "s" };
 }
 

@@ -109,7 +109,8 @@ function drawCompare(runs) {
     table.append(element("tr", {}, element("th", { class: "text" }, name), ...runs.map((run) => element(tag, { class: "text" }, shown(get(run))))));
   };
   add("", (run) => run.name, "th");
-  for (const key of Object.keys(FACTS).filter((each) => each !== "name" && each !== "test")) {
+  const facts = Object.keys(FACTS).filter((key) => key !== "name" && key !== "test");
+  for (const key of facts.filter((each) => runs.some((run) => FACTS[each].get(run) !== null))) {
     add(FACTS[key].title, FACTS[key].get);
   }
   for (const key of tests) add(`test ${key}`, (run) => run.test[key]);

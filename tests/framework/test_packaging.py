@@ -59,6 +59,7 @@ LADDER = {
     "framework.parallel_data": 4,
     "framework.parallel_checkpoint": 4,
     "framework.parallel_gradients": 5,
+    "framework.use": 4,
     "framework.parallel_run": 6,
     "framework.parallel_worker": 6,
     "framework.trainer": 5,

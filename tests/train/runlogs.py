@@ -32,7 +32,8 @@ def write_run(folder, *, cell="lstm", size=32, lr=0.001, best=0.8, steps=20, end
         }
     ]
     for step in range(1, steps + 1):
-        speed = {"frames_per_s": 1000.0 * size, "step_s": 0.5, "loop_s": 0.25, "peak_bytes": 2**20 * step}
+        speed = {"frames_per_s": 1000.0 * size, "step_s": 0.5, "loop_s": 0.25, "cpu_use": 0.75}
+        speed["peak_bytes"] = 2**20 * step
         loss = 3.0 / step
         records.append({"kind": "step", "step": step, "epoch": 0, "loss": loss, "lr": lr, **speed})
         if step in (steps // 2, steps):

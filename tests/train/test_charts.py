@@ -21,6 +21,9 @@ STEP = {
     "step_s": 0.5,
     "hoisted_s": 0.1,
     "loop_s": 0.3,
+    "cpu_use": 0.9,
+    "gpu_use": 0.7,
+    "gpu_watts": 300.0,
     "peak_bytes": 3 * 2**20,
 }
 
@@ -41,6 +44,10 @@ def test_a_step_becomes_charts_of_learning_speed_and_memory():
             "speed/us outside of the loops": 100_000,
             "speed/us inside the loops": 300_000,
             "speed/part inside the loops": 0.75,
+            "speed/CPU use": 0.9,
+            "speed/GPU use": 0.7,
+            "speed/GPU watts": 300,
+            "speed/mJ per frame": 150,
             "memory/peak MiB, measured": 3,
             KEPT: 1024 * 1000 / 2**20,
         }

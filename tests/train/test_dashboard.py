@@ -230,6 +230,7 @@ def test_the_page_works_in_a_browser(browser, runs, tmp_path):
         "frames per second",
         "time of an update",
         "inside the loops",
+        "use of the CPU",
         "most memory",
     ]
     assert seen["first"]["charts"] == charts
@@ -255,6 +256,7 @@ def test_the_page_works_in_a_browser(browser, runs, tmp_path):
     order = compared[""]
     assert dict(zip(order, compared["cell"], strict=True)) == {"sweep/0": "lstm", "sweep/10": "gru"}
     assert "train.schedule" not in compared  # it is the same
+    assert compared["CPU %"] == ["75", "75"] and "GPU %" not in compared
     assert compared["peak MiB"] == ["20", "20"]
     assert compared["kept MiB, predicted"] == ["31.25", "31.25"]  # 64 * 32 bytes, 16000 frames an update
     assert seen["picked"] == 4 and sorted(seen["plans"]) == ["plan of gru", "plan of lstm"]

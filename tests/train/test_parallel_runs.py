@@ -16,7 +16,7 @@ TINY = ["data=adding", "data.length=24", "data.train=60", "data.dev=10", "data.t
 
 def numbers(folder):
     """Kinds of a run's records, and what its updates and evaluations computed."""
-    clock = ("frames_per_s", "step_s", "hoisted_s", "loop_s", "peak_bytes", "seconds")
+    clock = ("frames_per_s", "step_s", "hoisted_s", "loop_s", "cpu_use", "peak_bytes", "seconds")
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     found = [
         {k: v for k, v in r.items() if isinstance(v, int | float) and k not in clock}

@@ -3,10 +3,12 @@
 import math
 import os
 import signal
+import time
 
 import pytest
 import torch
 
+from framework import trainer as trainer_module
 from framework.data import Batch
 from framework.errors import TrainingError
 from framework.load import load_graph
@@ -200,9 +202,27 @@ def test_step_records_hold_what_is_promised(tmp_path):
             "step_s",
             "hoisted_s",
             "loop_s",
+            "cpu_use",
             "peak_bytes",
         } <= set(record)
-        assert record["frames_per_s"] > 0 and record["peak_bytes"] > 1e7
+        assert record["frames_per_s"] > 0 and record["peak_bytes"] > 1e7 and record["cpu_use"] > 0
+
+
+def test_times_of_updates_are_without_evaluations_and_their_checkpoints(tmp_path, monkeypatch):
+    """One that is best is saved inside of the evaluation: it is to be left out once, not twice."""
+    seconds, saves = 0.25, []
+
+    def save(path, content):
+        saves.append(path.name)
+        time.sleep(seconds)
+
+    monkeypatch.setattr(trainer_module.checkpoint, "save", save)
+    data = Lists([make_batch(s) for s in range(4)])
+    _, records = fit(make_trainer(tmp_path / "a", data, epochs=1, eval_steps=1, max_steps=4))
+    assert "best.pt" in saves
+    times = [r["step_s"] for r in records if r["kind"] == "step"]
+    assert len(times) == 4 and min(times) > 1e-5, "a negative time is written as 1e-9"
+    assert min(times[1:]) < seconds
 
 
 def poisoned(at, value=math.nan):

@@ -57,7 +57,7 @@ def start(folder, *given):
 
 def numbers(folder):
     """What a run computed, without what the clock says."""
-    clock = ("frames_per_s", "step_s", "hoisted_s", "loop_s", "peak_bytes", "seconds")
+    clock = ("frames_per_s", "step_s", "hoisted_s", "loop_s", "cpu_use", "peak_bytes", "seconds")
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
         {k: v for k, v in r.items() if k not in clock}
