@@ -98,8 +98,8 @@ def _by_blocks(documents: Iterator[str], split: Split) -> Iterator[str]:
             yield text
 
 
-def endless(source: Source, split: Split, shuffle: int, seed: int, rank: int, world: int) -> Iterator[str]:
-    """The documents of a rank over and over, mixed within a window of `shuffle` of them (0: as they come).
+def endless(source: Source, split: Split, shuffle: int, seed: int) -> Iterator[str]:
+    """The documents over and over, mixed within a window of `shuffle` of them (0: as they come).
 
     The order is drawn from (seed, pass) alone. Raises DataError when a pass brings nothing.
     """
@@ -107,9 +107,7 @@ def endless(source: Source, split: Split, shuffle: int, seed: int, rank: int, wo
         random = np.random.default_rng([seed, SPLITS.index(split), turn])
         window: list[str] = []
         some = False
-        for number, text in enumerate(source(split)):
-            if number % world != rank:
-                continue
+        for text in source(split):
             some = True
             if shuffle:
                 window.append(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,9 @@ class HubText:
     to chunk (carry). An epoch of training is `epoch_batches` chunks, the next one goes on where it ended, and
     after the last document comes the first. dev and test are their first `eval_batches` chunks, kept in
     memory. To start in the middle (a resumed run) the text before is read again.
+
+    Of world * batch_size lanes rank `rank` has rank, rank + world, ...: it reads all documents and keeps
+    those of its lanes. So several processes see what one does.
     """
 
     name = "hub_text"
@@ -68,12 +72,11 @@ class HubText:
         self.input = {"vocab": self.classes}
         self.kept: dict[Split, list[Batch]] = {}
         for split in ("dev", "test"):
-            texts = (t for i, t in enumerate(source(split)) if i % world == rank)
-            self.kept[split] = list(islice(self._chunks(texts, split), eval_batches))
+            self.kept[split] = list(islice(self._chunks(source(split), split), eval_batches))
             if not self.kept[split]:
                 raise DataError(
                     place,
-                    f"its {split} part does not fill {batch_size} lanes of {chunk} characters",
+                    f"its {split} part does not fill {batch_size * world} lanes of {chunk} characters",
                     "Give more text, a smaller data.batch_size or data.chunk, or take data=text",
                 )
         self._live: tuple[int, Iterator[Batch]] = (-1, iter(()))  # chunks given, and where the next come from
@@ -94,7 +97,7 @@ class HubText:
         wanted = epoch * self.epoch_batches + start
         at, chunks = self._live
         if at != wanted:
-            texts = endless(self.source, "train", self.shuffle, self.seed, self.rank, self.world)
+            texts = endless(self.source, "train", self.shuffle, self.seed)
             chunks = islice(self._chunks(texts, "train"), wanted, None)
         for number in range(wanted, (epoch + 1) * self.epoch_batches):
             batch = next(chunks)
@@ -110,10 +113,9 @@ class HubText:
     def describe(self) -> str:
         """One paragraph: where the text comes from, sizes of epochs, vocabulary."""
         sizes = ", ".join(f"{split} {self.count(split, 0)}" for split in ("train", "dev", "test"))
-        shard = f"; rank {self.rank} of {self.world}" if self.world > 1 else ""
         text = (
             f"hub_text: {self.place}; chunks an epoch: {sizes}, of {self.chunk} characters in "
-            f"{self.batch_size} lanes{shard}; {self.classes} classes, the last one for any other."
+            f"{self.batch_size * self.world} lanes; {self.classes} classes, the last one for any other."
         )
         note = f" {len(self.faults.found)} left out as broken." if self.faults.found else ""
         return text + note
@@ -121,21 +123,25 @@ class HubText:
     def _chunks(self, texts: Iterator[str], split: Split) -> Iterator[Batch]:
         """Full chunks of all lanes, as long as there is text; what is left over at the end is dropped."""
         lanes = [torch.zeros(0, dtype=torch.int64) for _ in range(self.batch_size)]
-        names = tuple(f"{split}/rank{self.rank}/lane{b}" for b in range(self.batch_size))
+        names = tuple(f"{split}/lane{self.rank + b * self.world}" for b in range(self.batch_size))
         lengths = torch.full((self.batch_size,), self.chunk, dtype=torch.int64)
-        begun = False
+        ends = [(0, lane) for lane in range(self.batch_size * self.world)]  # of all lanes, the nearest first
+        begun = 0
         while True:
-            while min(map(len, lanes)) <= self.chunk:  # a chunk and the character after it
+            while ends[0][0] <= begun + self.chunk:  # a chunk and the character after it
                 text = next(texts, None)
                 if text is None:
                     return
-                short = min(range(self.batch_size), key=lambda b: len(lanes[b]))
-                lanes[short] = torch.cat([lanes[short], self.encode(text + "\n")])
+                end, lane = ends[0]
+                heapq.heapreplace(ends, (end + len(text) + 1, lane))
+                mine, other = divmod(lane - self.rank, self.world)
+                if not other:
+                    lanes[mine] = torch.cat([lanes[mine], self.encode(text + "\n")])
             block = torch.stack([ids[: self.chunk + 1] for ids in lanes], 1)
             lanes = [ids[self.chunk :] for ids in lanes]
             resets = torch.zeros(self.chunk, self.batch_size, dtype=torch.bool)
             resets[0] = not begun
-            begun = True
+            begun += self.chunk
             yield Batch(block[:-1].contiguous(), block[1:].contiguous(), lengths, resets, names)
 
 
@@ -161,7 +167,7 @@ def hub_text(
     """Read text from `path`: a .txt, .jsonl, .csv or .parquet file, a folder of them, or a name on the Hub.
 
     A row is a document (of .txt a line). Nothing touches the network without online=true; streaming=false
-    fetches a dataset of the Hub whole before it starts. Documents are shared out by rank. ConfigError and
+    fetches a dataset of the Hub whole before it starts. Lanes are shared out by rank. ConfigError and
     DataError name what cannot be had or read; on_error=skip goes on behind a file that breaks off.
     """
     for option, value, least in (

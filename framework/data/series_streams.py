@@ -36,7 +36,7 @@ class Series:
     """The `Dataset` of tracks, a regression: x [T, B, F], y [T, B, K], normalised by the training tracks.
 
     The tracks of a split lie behind each other and are cut into `world * batch_size` lanes of equal length
-    (what is left over, less than a step a lane, is dropped); rank `rank` has `batch_size` of them. Every
+    (what is left over, less than a step a lane, is dropped); rank `rank` has rank, rank + world, ... Every
     batch goes on where the one before ended (carry); `resets` marks the beginnings of the epoch and of each
     track. In training each epoch begins a random part of a chunk late. Raises DataError for a split that is
     too short.
@@ -144,7 +144,7 @@ class Series:
 
     def _lanes(self) -> range:
         """This rank's lanes among those of all."""
-        return range(self.rank * self.batch_size, (self.rank + 1) * self.batch_size)
+        return range(self.rank, self.world * self.batch_size, self.world)
 
     def _span(self, split: Split, epoch: int) -> tuple[int, int]:
         """Where the first lane begins, and the steps of each."""

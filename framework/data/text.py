@@ -126,12 +126,12 @@ class Text:
     def describe(self) -> str:
         """One paragraph: source, characters per split, vocabulary."""
         sizes = ", ".join(f"{split} {len(self.ids[split]):,}" for split in SPLITS)
-        other = float((self.ids["train"] == self.classes - 1).double().mean())
-        train, other = self.lanes["train"], self.lanes["dev"]
-        lanes = f"{train} lanes" if train == other else f"{train} lanes ({other} in dev and test)"
+        unknown = float((self.ids["train"] == self.classes - 1).double().mean())
+        train, dev = self.lanes["train"], self.lanes["dev"]
+        lanes = f"{train} lanes" if train == dev else f"{train} lanes ({dev} in dev and test)"
         return (
             f"text: {self.source}; characters: {sizes}; {lanes} in chunks of {self.chunk}; "
-            f"{self.classes} classes, the last one for any other ({other:.2%} of the training text)."
+            f"{self.classes} classes, the last one for any other ({unknown:.2%} of the training text)."
         )
 
     def _span(self, split: Split, epoch: int) -> tuple[int, int]:
