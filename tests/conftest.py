@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ GOLDEN = Path(__file__).parent / "golden"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the files in tests/golden")
     parser.addoption("--graphs", type=int, default=300, help="how many random graphs to compare")
+    parser.addoption("--seed", type=int, default=0, help="of what tests draw without a seed of their own")
 
 
 def on_gpu(config: pytest.Config) -> bool:
@@ -29,6 +32,20 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if not on_gpu(config):
         os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"seed: {config.getoption('seed')}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Each test draws the same numbers, whichever tests ran before it in its process."""
+    seed = item.config.getoption("seed")
+    random.seed(seed)
+    for name, how in (("torch", "manual_seed"), ("numpy.random", "seed")):
+        if name in sys.modules:
+            getattr(sys.modules[name], how)(seed)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_all_run_at_the_same_time_on_the_same_threads():
         seen: list[tuple[int, int]] = []
 
         def part(i: int, of: int, here: threading.Barrier = here, seen: Any = seen) -> None:
-            here.wait(20)
+            here.wait(200)
             seen.append((i, of))
 
         at_once(part, n, lambda: None)
@@ -60,10 +60,10 @@ def test_an_exception_waits_for_the_others():
     begun, free, ended = threading.Barrier(3), threading.Event(), []
 
     def part(i: int, of: int) -> None:
-        begun.wait(20)
+        begun.wait(200)
         if i == 0:
             raise KeyboardInterrupt
-        free.wait(20)
+        free.wait(200)
         time.sleep(0.05)
         ended.append(i)
 
@@ -81,7 +81,7 @@ def test_a_second_ctrl_c_waits_as_well():
     def part(i: int, of: int) -> None:
         if i == 0:
             raise ValueError("first")
-        free.wait(20)
+        free.wait(200)
         ended.append(i)
 
     def again() -> None:
@@ -169,13 +169,13 @@ def test_a_fork_while_another_thread_compiles():
 
     thread = threading.Thread(target=compile_slowly)
     thread.start()
-    taken.wait(20)
+    taken.wait(200)
     child = os.fork()
     if child == 0:
-        os._exit(0 if compiled_native._lock.acquire(timeout=5) else 1)
+        os._exit(0 if compiled_native._lock.acquire(timeout=100) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     thread.join()
-    assert compiled_native._lock.acquire(timeout=5)
+    assert compiled_native._lock.acquire(timeout=100)
     compiled_native._lock.release()
 
 

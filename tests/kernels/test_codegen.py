@@ -219,7 +219,7 @@ def test_two_processes_write_at_once(tmp_path: Path):
         for _ in range(2)
     ]
     for process in both:
-        out, error = process.communicate(timeout=120)
+        out, error = process.communicate(timeout=250)
         assert process.returncode == 0 and out == "done\n", error
     assert not list(tmp_path.glob(".*")), "a temporary file is left"
     assert module_name("a", "b") != module_name("c", "b")

@@ -4,7 +4,7 @@ import threading
 import time
 
 
-def once(happened, act, seconds=120.0):
+def once(happened, act, seconds=250.0):
     """Do `act` when `happened()` is true, beside what the test does; a thread to join."""
 
     def watch():

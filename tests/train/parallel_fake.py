@@ -57,7 +57,7 @@ for word in words:
         (job.told / f"{RESULT}{rank}").write_bytes(pickle.dumps(error))
         sys.exit(MISTAKE)
     elif word == "wait":
-        time.sleep(60)
+        time.sleep(600)  # until it is killed
     elif word == "signal":
         (folder / f"waits{rank}").touch()
         while not caught:

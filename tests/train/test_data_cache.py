@@ -98,7 +98,7 @@ def test_processes_at_the_same_time(tmp_path, name):
         assert run.stdin is not None
         run.stdin.write("\n")
         run.stdin.flush()
-    answers = [run.communicate(timeout=120) for run in runs]
+    answers = [run.communicate(timeout=250) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], answers
     data = make_dataset(name, **options)
     total = sum(float(b.x.double().sum()) for b in data.batches("train", 0))

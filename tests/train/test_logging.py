@@ -61,7 +61,7 @@ def test_a_full_disk_is_named(tmp_path):
     log.file.close()
 
 
-def start(tmp_path, mode="auto", seconds=0.3):
+def start(tmp_path, mode="auto", seconds=100.0):
     return logs.start_wandb(mode, tmp_path, name="n", project="p", config={"a": 1}, init_seconds=seconds)
 
 
@@ -182,26 +182,30 @@ def test_a_missing_wandb_is_one_warning(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err.count("warning") == 1
 
 
+@pytest.mark.timeout(900)  # wandb's own start and end take ten seconds where cores are busy
 def test_the_real_wandb_writes_an_offline_run_and_keeps_quiet(tmp_path):
     """In its own process, as it starts a service; twice, as a resumed run does: both under one id."""
     code = """
 import sys
 from pathlib import Path
 from framework.logging import start_wandb
-log = start_wandb("auto", Path(sys.argv[1]), name="n", project="p", config={"a": {"b": 1}})
+log = start_wandb("auto", Path(sys.argv[1]), name="n", project="p", config={"a": {"b": 1}},
+                  init_seconds=250.0)
+log.wait_seconds = 250.0
 for step in range(5):
     log.write({"kind": "step", "step": step, "loss": 1.0 / (step + 1)})
 log.close()
 """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
     environment |= {"NETRC": str(tmp_path / "netrc"), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment["WANDB__SERVICE_WAIT"] = "250"
     for run in range(2):
         time.sleep(1.1 * run)  # wandb names its folders by the second
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", code, str(tmp_path)],
             capture_output=True,
             text=True,
-            timeout=200,
+            timeout=400,
             env=environment,
             check=False,
         )

@@ -70,6 +70,7 @@ def test_a_death_before_the_first_checkpoint(play):
 
 
 def test_the_cause_is_told_by_the_worker_that_has_it(play, capfd, monkeypatch):
+    monkeypatch.setattr(parallel_launch, "PATIENCE", 200.0)  # it may take long to start the other one
     with pytest.raises(DataError, match=r"^a\.wav: worker 1 cannot read it\. Mend it\.$"):
         play({0: ["lost"], 1: ["slow mistake"]})  # the first one only lost the connection
     monkeypatch.setattr(parallel_launch, "PATIENCE", 0.2)
@@ -95,14 +96,14 @@ def test_workers_end_with_the_process_that_started_them(tmp_path):
         "import os, sys, threading, time\n"
         "from framework.parallel_worker import watch\n"
         "threading.Thread(target=watch, daemon=True).start()\n"
-        "time.sleep(60)"
+        "time.sleep(600)"
     )
     worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE)
     assert worker.stdin is not None
     with pytest.raises(subprocess.TimeoutExpired):
         worker.wait(0.5)
     worker.stdin.close()
-    assert worker.wait(30) == parallel_launch.ENDED
+    assert worker.wait(250) == parallel_launch.ENDED
 
 
 # ---- who started this process

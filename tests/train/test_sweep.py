@@ -45,7 +45,7 @@ if "resume" not in given:
     if lr == 3:
         signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
         (folder / "ready").touch()
-        time.sleep(60)
+        time.sleep(600)
 write(kind="eval", step=1, accuracy=-abs(lr - 0.5))
 write(kind="end", step=1, why="over")
 """
@@ -239,7 +239,7 @@ def test_two_processes_cannot_run_one_sweep(tmp_path):
         assert child_done == (0, "fine")
         with pytest.raises(ConfigError, match="still running"), held(tmp_path):
             pass
-        command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        command = [sys.executable, "-c", "import time; time.sleep(600)"]
         orphan = subprocess.Popen(command, pass_fds=() if lock is None else (lock,))
     try:  # the sweep is gone, one of its jobs is not
         with pytest.raises(ConfigError, match="still running"), held(tmp_path):
@@ -260,12 +260,12 @@ def test_a_stopped_sweep_lets_its_jobs_save_themselves(stub, tmp_path, cli):
     command = [sys.executable, "-c", starter, str(ROOT), str(stub)]
     command += ["-m", "optimizer.lr=3,0.1", "hydra.sweeper.folder=s"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    folder, until = tmp_path / "s", time.monotonic() + 60
+    folder, until = tmp_path / "s", time.monotonic() + 200
     while not (folder / "0" / "ready").exists():
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     assert process.returncode == 128 + signal.SIGINT
     assert states(folder) == ["killed", "waiting"]
     assert cli("resume=s")[0] == 0

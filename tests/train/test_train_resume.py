@@ -44,10 +44,28 @@ def arguments(folder, case):
     return [each.replace("MODEL", "mine.yaml") for each in CASES[case]] + COMMON
 
 
-def start(folder, *given):
-    """train.py as a process of its own, to be killed."""
+# Stops once a log of so many lines is written: a slow watcher must not find a run that is over.
+STARTER = """
+import sys, time
+import train
+from framework.logging import JsonLog
+
+write, most = JsonLog.write, int(sys.argv.pop(1))
+
+def write_and_stop(log, record):
+    write(log, record)
+    if log.path.read_bytes().count(b"\\n") >= most:
+        time.sleep(600)
+
+JsonLog.write = write_and_stop
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+def start(folder, most, *given):
+    """train.py as a process of its own, to be killed before it has logged `most` lines, or while it waits."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *given],
+        [sys.executable, "-c", STARTER, str(most), *given],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
@@ -71,6 +89,7 @@ def lines(folder):
     return path.read_text().count("\n") if path.exists() else 0
 
 
+@pytest.mark.timeout(1200)  # five processes, of ten seconds of processor time each
 @pytest.mark.parametrize("case", CASES)
 def test_a_killed_run_goes_on_as_if_nothing_had_been(cli, tmp_path, case):
     given = arguments(tmp_path, case)
@@ -80,16 +99,16 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(cli, tmp_path, case):
     assert len(expected) > 30
 
     folder = tmp_path / "killed"
-    killed = start(tmp_path, *given, "run_dir=killed")
+    killed = start(tmp_path, 17, *given, "run_dir=killed")
     for wanted in (12, 25):  # twice, the second time in a run that was resumed
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + 400
         while lines(folder) < wanted and killed.poll() is None and time.monotonic() < deadline:
             time.sleep(0.002)
         assert killed.poll() is None, "the run was over before the kill:\n" + str(killed.communicate()[0])
         killed.send_signal(signal.SIGKILL)
         killed.communicate(timeout=60)
         if wanted == 12:
-            killed = start(tmp_path, "resume=killed")
+            killed = start(tmp_path, 30, "resume=killed")
     code, _, err = cli("resume=killed/last.pt")
     assert code == 0, err
     assert "resuming killed at update" in err
