@@ -35,6 +35,8 @@ LADDER = {
     "framework.overlap": 4,
     "framework.start": 4,
     "framework.peak": 4,
+    "framework.peak_loops": 4,
+    "framework.peak_tensors": 4,
     "framework.network": 4,
     "framework.convert": 4,
     "framework.data": 4,
