@@ -27,8 +27,7 @@ class Gauge:
     """
 
     def __init__(self, name: str, device: str | torch.device):
-        self.name, self.device = name, str(device)
-        self.why = "" if self.device.startswith("cuda") else f"{self.device} is no GPU"
+        self.name, self.device, self.why = name, str(device), ""
         self.value: float | None = None
         self.asked = float("-inf")
 

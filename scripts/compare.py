@@ -45,6 +45,7 @@ from framework.network import Network
 from framework.plan import Memory, Parallel
 from framework.script import command
 from framework.state import State
+from framework.use import Gauge
 from scripts.bench.measure import Device, quantile, speedup, take_turns
 from scripts.show_plan import graph, settings
 
@@ -56,6 +57,7 @@ OPTIONS = {
 # float32: how far outputs of the same network may be apart when sums are taken in another order, of the
 # largest; 6e-8 of each of some hundred terms and steps.
 APART = 1e-4
+SETTLE = 1.0  # s: the longest period that NVML counts over
 
 
 @dataclass(frozen=True)
@@ -178,18 +180,30 @@ def measure(found: Sequence[Condition], seconds: float) -> list[Row]:
     return rows
 
 
-def gpu_use(c: Condition, device: Device, seconds: float = 1.0) -> float | None:
+def gpu_use(c: Condition, device: Device) -> float | None:
     """Share of the time in which a kernel ran, as the driver counts, over updates one after another."""
-    if device.kind != "cuda":
-        return None
-    end, seen = time.perf_counter() + seconds, []
-    while time.perf_counter() < end or not seen:
-        c.update()
-        try:
-            seen.append(torch.cuda.utilization(c.net.like.device))
-        except (ModuleNotFoundError, RuntimeError):  # no nvidia-ml-py, or a driver that does not count
-            return None
-    return sum(seen) / len(seen) / 100
+    return None if device.kind != "cuda" else driver(Gauge("gpu_use", c.net.like.device), c.update, 1.0)[0]
+
+
+def driver(
+    gauge: Gauge, update: Callable[[], None], seconds: float, settle: float = SETTLE
+) -> tuple[float | None, float]:
+    """Mean of what a GPU's gauge says (None: nothing) while updates follow each other, and seconds of one.
+
+    Those of `settle` seconds come first: what the gauge says is a mean over a time before it is asked.
+    """
+    begun, readings = time.perf_counter(), []
+    while time.perf_counter() < begun + settle:
+        update()
+    torch.cuda.synchronize()
+    begun = time.perf_counter()
+    while time.perf_counter() < begun + seconds or not readings:
+        update()
+        readings.append(gauge.read())
+    torch.cuda.synchronize()
+    told = [value for value in readings if value is not None]
+    each = (time.perf_counter() - begun) / len(readings)
+    return sum(told) / len(told) if told else None, each
 
 
 # What is written ------------------------------------------------------------------------------------------
@@ -214,19 +228,21 @@ def table(rows: Sequence[Row]) -> str:
 def text(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
     """The page: what was measured, where, and the table."""
     what = ", ".join(f"{key} {value}" for key, value in about.items())
+    several = len({r.runners for r in rows}) > 1
+    note = " Runners differ, so the speedup is not that of hoisting alone: runner=torch takes one for all."
     return (
         f"# {about['model']}: hoisting and streams\n\n{what}.\n\n{table(rows)}\n\n"
         "Time of forward and backward, per step of one stream; median, speedup by rounds over the first row. "
-        "Memory: most bytes of tensors alive at once in an update. Cores: CPU time over time.\n"
+        f"Memory: most bytes of tensors alive at once in an update. Cores: CPU time over time.{note * several}\n"
     )
 
 
 def draw(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Time per frame and memory as bars."""
+    """Time per frame with the speedup, memory, and use of the GPU, or of the cores, as bars."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
-    times, memory = figure.subplots(1, 2)
+    figure = Figure(figsize=(12, 3.2), layout="constrained")
+    times, memory, use = figure.subplots(1, 3)
     names = [f"{r.parallel}\n{r.streams} stream{'s' * (r.streams > 1)}" for r in rows]
     colours = ["#9aa5b1" if r.parallel == "none" else "#2f6fb0" for r in rows]
     scale = [r.frame_us / r.milliseconds for r in rows]
@@ -238,9 +254,17 @@ def draw(rows: Sequence[Row], title: str, path: Path) -> None:
     times.bar_label(bars, [f"{r.speedup:.1f}x" for r in rows], label_type="center", color="white")
     times.set_yscale("log")
     times.set_ylim(bottom=min(r.frame_us for r in rows) / 3)  # a logarithmic bar has to begin somewhere
-    times.set_title("us per frame (log)")
-    memory.bar(names, [r.peak_bytes / 1e6 for r in rows], color=colours)
-    memory.set_title("memory of an update, MB")
+    times.set_title("us per frame (log), and speedup")
+    shares = [r.gpu for r in rows if r.gpu is not None]
+    if len(shares) == len(rows):
+        used = (use, shares, "GPU in use", "{:.2f}")
+    else:
+        used = (use, [r.cores for r in rows], "cores in use", "{:.2f}")
+    megabytes = (memory, [r.peak_bytes / 1e6 for r in rows], "memory of an update, MB", "{:.3g}")
+    for axes, values, text, form in (megabytes, used):
+        axes.bar_label(axes.bar(names, values, color=colours), fmt=form)
+        axes.margins(y=0.15)
+        axes.set_title(text)
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
 

@@ -22,9 +22,10 @@ from framework.graph import Graph
 from framework.network import Network
 from framework.plain import PlainPlan
 from framework.plan import Memory
+from framework.use import Gauge
 from framework.vanilla import Vanilla
 from scripts.bench.measure import Device
-from scripts.compare import APART, Condition, Row, measure
+from scripts.compare import APART, SETTLE, Condition, Row, driver, measure
 
 MOST = 1 << 16  # lanes that are tried
 
@@ -171,22 +172,12 @@ def largest(system: System, device: Device, room: float, seconds: float) -> tupl
     return low, False
 
 
-def joules(system: System, device: Device, seconds: float = 2.0) -> float | None:
+def joules(system: System, device: Device, seconds: float = 2.0, settle: float = SETTLE) -> float | None:
     """Energy of an update: the driver's power while updates follow each other; None where it says nothing."""
     if device.kind != "cuda":
         return None
-    powers: list[float] = []
-    torch.cuda.synchronize()
-    start, count = time.perf_counter(), 0
-    while time.perf_counter() < start + seconds or not powers:
-        system.update()
-        count += 1
-        try:
-            powers.append(torch.cuda.power_draw(system.net.like.device) / 1e3)  # from mW
-        except (ModuleNotFoundError, RuntimeError):  # no nvidia-ml-py, or a driver that does not count
-            return None
-    torch.cuda.synchronize()
-    return sum(powers) / len(powers) * (time.perf_counter() - start) / count
+    watts, each = driver(Gauge("gpu_watts", system.net.like.device), system.update, seconds, settle)
+    return None if watts is None else watts * each
 
 
 def costs(found: Sequence[System], asked: Mapping[str, Any]) -> list[Cost]:

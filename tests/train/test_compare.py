@@ -60,6 +60,40 @@ def test_one_stream_alone():
     assert [c.name for c in found] == ["none, 1 stream", "intra, 1 stream"]
 
 
+def test_a_gpu_is_read_after_updates_that_do_not_count(monkeypatch):
+    """By a clock of updates, of a tenth of a second each: the gauge tells what ran a second before."""
+    clock, told = [0.0], []
+    monkeypatch.setattr(compare.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+
+    def update():
+        clock[0] += 0.1
+
+    class Told:
+        def read(self):
+            told.append(clock[0])
+            return 0.5 if clock[0] < 1.55 else 1.0
+
+    mean, each = compare.driver(Told(), update, seconds=0.95, settle=0.95)
+    assert min(told) > 0.95 and len(told) == 10
+    assert mean == pytest.approx(0.75, abs=0.06) and each == pytest.approx(0.1)
+    Told.read = lambda self: None
+    assert compare.driver(Told(), update, seconds=0.0, settle=0.0)[0] is None
+
+
+def test_a_page_with_the_use_of_a_gpu(tmp_path):
+    row = compare.Row("none", 1, "persistent", 9, 2.0, 1.9, 2.1, 20.0, 1.0, 10**6, 1.0, 0.25)
+    rows = [row, compare.dataclasses.replace(row, parallel="intra", gpu=0.5)]
+    assert [line.split("|")[-2].strip() for line in compare.table(rows).splitlines()[2:]] == ["25%", "50%"]
+    compare.draw(rows, "title", tmp_path / "a.png")
+    compare.draw([row, compare.dataclasses.replace(rows[1], gpu=None)], "title", tmp_path / "b.png")
+    a, b = (tmp_path / "a.png").read_bytes(), (tmp_path / "b.png").read_bytes()
+    assert "Runners differ" not in compare.text(rows, {"model": "m"})
+    rows[0] = compare.dataclasses.replace(row, runners="torch")
+    assert "Runners differ" in compare.text(rows, {"model": "m"})
+    assert a.startswith(b"\x89PNG") and a != b, "a GPU's use where all tell it, else that of the cores"
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

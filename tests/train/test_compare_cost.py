@@ -96,14 +96,14 @@ def test_energy_is_power_over_the_time_of_an_update(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(found[0], "update", lambda: updates.append(1))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "power_draw", lambda device: 50_000)  # mW
-    energy = cost.joules(found[0], Powered(), seconds=0.02)  # type: ignore[arg-type]
+    energy = cost.joules(found[0], Powered(), seconds=0.02, settle=0.0)  # type: ignore[arg-type]
     assert energy is not None and 50 * 0.02 / len(updates) <= energy < 50 * 5 / len(updates)
 
     def silent(device: object) -> int:
         raise ModuleNotFoundError("pynvml")
 
     monkeypatch.setattr(torch.cuda, "power_draw", silent)
-    assert cost.joules(found[0], Powered(), seconds=0.0) is None  # type: ignore[arg-type]
+    assert cost.joules(found[0], Powered(), seconds=0.0, settle=0.0) is None  # type: ignore[arg-type]
     assert cost.joules(found[0], Device("cpu")) is None
 
 
