@@ -233,7 +233,8 @@ def text(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
     return (
         f"# {about['model']}: hoisting and streams\n\n{what}.\n\n{table(rows)}\n\n"
         "Time of forward and backward, per step of one stream; median, speedup by rounds over the first row. "
-        f"Memory: most bytes of tensors alive at once in an update. Cores: CPU time over time.{note * several}\n"
+        "Memory: most bytes of tensors alive at once in an update. Cores: CPU time over time."
+        f"{note * several}\n"
     )
 
 
