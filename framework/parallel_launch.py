@@ -126,6 +126,8 @@ class Crew:
                 return f"worker {after} lost the others"
             left.discard(rank)
             code = self.workers[rank].returncode
+            if code and code != MISTAKE and (self.told / f"{RESULT}{rank}").exists():
+                continue  # its work was done; what went wrong on its way out is no loss
             if code == ENDED:
                 after = rank
             elif code:

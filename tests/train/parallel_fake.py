@@ -48,6 +48,9 @@ for word in words:
     elif word == "crash":
         os.write(2, b"why\n")
         os._exit(7)
+    elif word == "abort":  # after its work, as torch's threads have done while the interpreter went down
+        (job.told / f"{RESULT}{rank}").write_bytes(pickle.dumps(0.25 + rank))
+        os.kill(os.getpid(), signal.SIGKILL)
     elif word == "lost":
         sys.exit(ENDED)
     elif word == "slow":

@@ -38,6 +38,12 @@ def test_what_the_first_worker_returns_is_the_result(play, tmp_path):
     assert [line.split() for line in (tmp_path / "starts").read_text().splitlines()] == [["0", "None"]]
 
 
+def test_what_happens_to_a_worker_after_its_work_is_no_loss(play, tmp_path):
+    assert play({0: ["slow fine"], 1: ["abort"]}, restarts=0) == 0.25
+    assert play({0: ["abort"], 1: ["slow fine"]}, restarts=0) == 0.25
+    assert len((tmp_path / "starts").read_text().splitlines()) == 2
+
+
 def test_workers_start_again_from_the_last_checkpoint(play, tmp_path, capfd):
     assert play({0: ["save wait", "fine"], 1: ["killed", "fine"]}) == 0.25
     err = capfd.readouterr().err

@@ -58,7 +58,7 @@ def test_a_worker_that_is_killed_is_no_loss(cli, tmp_path):
     assert "worker 1 died (SIGKILL)" in err and "all 2 workers start again from two/last.pt" in err
     assert "resuming two at update" in err and out.count("test: ") == 1
     (_, expected), (kinds, found) = numbers(tmp_path / "one"), numbers(tmp_path / "two")
-    assert kinds.count("resume") == 1 and kinds.count("end") == 1
+    assert kinds.count("resume") == 1 and kinds.count("end") == 1, err
     assert len(found) == len(expected)
     for a, b in zip(found, expected, strict=True):
         assert a == pytest.approx(b, rel=1e-4, abs=1e-6)
