@@ -13,12 +13,12 @@ from tests.train.parallel_cases import WORLD, equal_cases, goes_on
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def close(a, b, what):
+def close(a, b, what, rel=2e-5):
     """Equal numbers of records, to the rounding of sums in another order."""
     assert len(a) == len(b) > 0, what
     for x, y in zip(a, b, strict=True):
         assert x["kind"] == y["kind"] and x.keys() == y.keys(), what
-        assert list(x.values())[1:] == pytest.approx(list(y.values())[1:], rel=2e-5, abs=1e-6), what
+        assert list(x.values())[1:] == pytest.approx(list(y.values())[1:], rel=rel, abs=1e-6), what
 
 
 def same_weights(a, b, what, exact=False):
