@@ -32,7 +32,7 @@ class Processes:
     def __init__(self, at_once: int, lock: int | None = None):
         self.at_once, self.lock = at_once, lock
         self.running: dict[int, subprocess.Popen] = {}
-        self.guard = threading.Lock()
+        self.guard = threading.RLock()  # a signal may come while `stop` has it
         self.stopping = False
 
     def run(self, command: Sequence[str], output: Path) -> Ended:
@@ -72,14 +72,13 @@ class Processes:
     ) -> None:
         """Take jobs from `next_job` until it gives None, `work` on them in threads, and tell `over` each end.
 
-        `next_job` and `over` run in this thread. Ctrl-C and SIGTERM stop all processes, wait for their ends,
-        and then raise KeyboardInterrupt.
+        `next_job` and `over` run in this thread. Ctrl-C and SIGTERM stop all processes; once `over` was told
+        of the ends of all, KeyboardInterrupt is raised.
         """
-        with ThreadPoolExecutor(self.at_once) as pool, _sigterm_as_interrupt():
+        with ThreadPoolExecutor(self.at_once) as pool, _answered(self.stop) as asked:
             futures: dict[Future, T] = {}
-            interrupted = False
-            while True:
-                try:
+            try:
+                while True:
                     while not self.stopping and len(futures) < self.at_once:
                         if (job := next_job()) is None:
                             break
@@ -88,27 +87,35 @@ class Processes:
                         break
                     for future in wait(futures, return_when=FIRST_COMPLETED).done:
                         over(futures.pop(future), future.result())
-                except KeyboardInterrupt:
-                    interrupted = True
-                    self.stop()
-                except BaseException:
-                    self.stop()
-                    raise
-            if interrupted:
-                raise KeyboardInterrupt
+            except BaseException:
+                self.stop()
+                raise
+        if asked:
+            raise KeyboardInterrupt
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM, as a batch system sends it before its limit, is Ctrl-C. Only the main thread may say so."""
+def _answered(answer: Callable[[], None]) -> Iterator[list[int]]:
+    """Inside, Ctrl-C and SIGTERM, which batch systems send before their limit, call `answer` and are listed.
+
+    Nothing is raised: it would come in the middle of anything, such as after a job was begun and before that
+    was noted. Only the main thread can catch signals.
+    """
+    asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield asked
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def handle(number: int, frame: Any) -> None:
+        asked.append(number)
+        answer()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 @contextmanager

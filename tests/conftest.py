@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +29,12 @@ def on_gpu(config: pytest.Config) -> bool:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Kernels are interpreted, unless on a GPU: decided when triton is imported, once per process, and torch
-    imports it for torch.compile.
+    imports it for torch.compile. Ctrl-C means what it does on a terminal: a shell's background ignores it.
     """
     if not on_gpu(config):
         os.environ["TRITON_INTERPRET"] = "1"
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

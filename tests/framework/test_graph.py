@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cProfile
 import dataclasses
+import gc
 import pstats
 import subprocess
 import sys
@@ -195,7 +196,11 @@ def test_the_work_grows_with_the_number_of_nodes_only(node):
         return pstats.Stats(profile).total_calls
 
     calls(10)  # what is done once only, such as reading the cell's file into the caches
-    assert calls(400) < 4.2 * calls(100)
+    gc.disable()  # what other tests left behind may call functions when it goes
+    try:
+        assert calls(400) < 4.2 * calls(100)
+    finally:
+        gc.enable()
 
 
 def test_loading_needs_no_torch():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,9 @@ def test_mistakes(arguments: list[str], text: str, tmp_path: Path):
     assert status == 2 and text in said and not asked
 
 
+@pytest.mark.skipif(
+    shutil.which("compute-sanitizer", path="/usr/bin:/bin") is not None, reason="the system brings one"
+)
 def test_what_is_missing_is_told(tmp_path: Path):
     status, asked, said = run(tmp_path, sanitizer=False)
     assert status == 3 and not asked and "no compute-sanitizer on PATH nor in /nowhere/bin" in said

@@ -3,11 +3,13 @@
 import importlib.util
 import json
 import math
+import os
 import signal
 import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -271,6 +273,31 @@ def test_a_stopped_sweep_lets_its_jobs_save_themselves(stub, tmp_path, cli):
     assert cli("resume=s")[0] == 0
     assert states(folder) == ["done", "done"]
     assert (folder / "0" / "times").read_text() == "first again "
+
+
+def test_a_signal_right_after_a_job_was_begun_loses_none(tmp_path, monkeypatch):
+    """Before its place among the running ones was noted; and once more while its end is told."""
+    submit, told = ThreadPoolExecutor.submit, []
+
+    def interrupted(pool, *given):
+        future = submit(pool, *given)
+        os.kill(os.getpid(), signal.SIGINT)
+        return future
+
+    def work(job):
+        return processes.run([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / f"{job}.txt")
+
+    def over(job, ended):
+        os.kill(os.getpid(), signal.SIGTERM)
+        told.append((job, ended.code))
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    processes, jobs = Processes(2), iter(range(3))
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt):
+        processes.all(lambda: next(jobs, None), work, over)
+    assert told == [(0, -signal.SIGINT)]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 # ---- launchers
