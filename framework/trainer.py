@@ -118,6 +118,7 @@ class Trainer:
         self.started = self.saved = time.perf_counter()
         self.use = Use(device, group)  # since the last step record, evaluations and checkpoints left out
         self.logged_frames = self.logged_step = 0
+        self.norm = 0.0  # of the last update's gradient, before clipping
 
     # ---- the loop
 
@@ -153,6 +154,9 @@ class Trainer:
                 self.evaluate()
             if (self.at.step, self.at.evaluated) != before:  # a run that was over brings nothing new
                 self.save("last.pt")
+            if self.at.step > self.logged_step:
+                # Behind the checkpoint, which keeps the sums: a run that goes on cuts this record off.
+                self._log_step()
         return why
 
     def update(self, batches: list[Batch]) -> None:
@@ -198,8 +202,9 @@ class Trainer:
         self.at.frames += int(frames)
         for part in sums:
             add(self.sums, part)
+        self.norm = norm
         if self.at.step % self.log_steps == 0:
-            self._log_step(norm)
+            self._log_step()
         self.logs.tick(self.at.step)
 
     def evaluate(self) -> dict[str, float]:
@@ -264,17 +269,18 @@ class Trainer:
             return f"no better {self.task.metric} in {self.patience} evaluations"
         return ""
 
-    def _log_step(self, norm: float) -> None:
-        """A step record: means since the last one."""
+    def _log_step(self) -> None:
+        """A step record: means since the last one. Times inside an update stand in it where they were taken."""
         sums = self.group.add_up({key: float(value) for key, value in self.sums.items()})  # waits for a GPU
         seconds, steps = max(self.use.seconds(), 1e-9), self.at.step - self.logged_step
-        timing = getattr(self.compute.runs, "timing", None) or {}
+        taken = self.at.step % self.log_steps == 0
+        timing = (getattr(self.compute.runs, "timing", None) or {}) if taken else {}
         record = {
             "kind": "step",
             "step": self.at.step,
             "epoch": self.at.epoch,
             **self.task.metrics(sums),
-            "grad_norm": norm,
+            "grad_norm": self.norm,
             "lr": self.optimizer.param_groups[0]["lr"],
             "frames_per_s": (self.at.frames - self.logged_frames) / seconds,
             "step_s": seconds / steps,

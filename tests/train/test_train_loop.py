@@ -186,6 +186,21 @@ def test_evaluations_every_so_many_updates(tmp_path):
     assert [r["step"] for r in records if r["kind"] == "eval"] == [3, 6, 8]
 
 
+def test_the_last_record_holds_what_is_left(tmp_path):
+    data = Lists([make_batch(s) for s in range(3)])
+    _, each = fit(make_trainer(tmp_path / "a", data, epochs=1, log_steps=1))
+    _, records = fit(make_trainer(tmp_path / "b", data, epochs=1, log_steps=2))
+    each, steps = ([r for r in found if r["kind"] == "step"] for found in (each, records))
+    assert [r["step"] for r in steps] == [2, 3] and "loop_s" not in steps[1]  # times are taken at every second
+    for key in ("loss", "accuracy", "grad_norm", "lr"):
+        assert steps[1][key] == each[2][key], key
+    _, records = fit(make_trainer(tmp_path / "c", data, epochs=1, log_steps=50))
+    (only,) = (r for r in records if r["kind"] == "step")
+    scored = [int((batch.y >= 0).sum()) for batch in data.epochs[0]]
+    mean = sum(n * r["loss"] for n, r in zip(scored, each, strict=True)) / sum(scored)
+    assert only["step"] == 3 and only["loss"] == pytest.approx(mean, rel=1e-6)
+
+
 def test_step_records_hold_what_is_promised(tmp_path):
     _, records = fit(
         make_trainer(tmp_path / "a", Lists([make_batch(s) for s in range(4)]), epochs=1, log_steps=2)
