@@ -13,6 +13,10 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+
+# Its functions keep the group that is there when it is imported, as a default of arguments. torch imports it
+# itself, late: the group would never go, and its threads have aborted the interpreter on its way down.
+import torch.distributed.nn
 from torch import Tensor
 
 from framework.errors import ConfigError, UserError

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import NoReturn
 
 from framework.errors import UserError
 from framework.parallel_launch import ENDED, FOLDER, MISTAKE, RESULT, Job
@@ -54,15 +52,7 @@ def watch() -> None:
     os._exit(ENDED)
 
 
-def leave(code: int) -> NoReturn:
-    """End at once: all is written, and torch's threads have aborted the interpreter on its way down."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
 if __name__ == "__main__":
     job = pickle.load(sys.stdin.buffer)
     threading.Thread(target=watch, daemon=True).start()
-    leave(work(job))
+    sys.exit(work(job))

@@ -28,6 +28,27 @@ def same_weights(a, b, what, exact=False):
         torch.testing.assert_close(view, b[name], msg=lambda m, n=name: f"{what}, {n}: {m}", **tolerance)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="names threads by /proc")
+def test_no_thread_of_a_group_outlives_it(tmp_path):
+    """One that does may abort the interpreter on its way down, when all work is done."""
+    code = f"""
+import pathlib
+from framework.parallel import Workers
+from framework.parallel_place import Place
+
+def threads():
+    return [p.read_text() for p in pathlib.Path("/proc/self/task").glob("*/comm") if "gloo" in p.read_text()]
+
+group = Workers(Place(0, 1, 0, 1, "file://{tmp_path}/meeting"), "cpu")
+import torch.distributed.nn.functional  # torch does so by itself, when a network is compiled, for one
+assert group.sum(1.0) == [1.0] and threads()
+group.close()
+assert not threads(), threads()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.usefixtures("one_thread")
 def test_two_processes_do_what_one_does(tmp_path):
     command = [sys.executable, "-m", "tests.train.parallel_cases", str(tmp_path)]
