@@ -2,7 +2,8 @@
 
 Several threads may run it at once. They share either the lanes, and then never wait for each other, or (few
 lanes, large weights) the units: then each does its part of every nest, and they wait for each other wherever
-one reads what another has written.
+one reads what another has written. Where no step waits for another, they share the steps, and each goes over
+its own in slabs of several.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from framework.runners.compiled_text import Code, Vectors
 from framework.runners.emit import Place
 
 # p: addresses of the buffers; T, B: steps, lanes; b0, b1: lanes of this thread; tid of nt threads pack
-# weights; uid of un share units; sync: where they count.
+# weights; uid of un share units; sync: where they count. In slabs: b0, b1 are steps, uid is the steps of one.
 SIGNATURE = (
     "void @run(ptr %p, i64 %T, i64 %B, i64 %b0, i64 %b1, i64 %tid, i64 %nt, i64 %uid, i64 %un, ptr %sync)"
 )
@@ -67,13 +68,22 @@ class Function:
 
 
 class Emitter:
-    """Writes one function. width: the columns of each buffer; forward: whether steps go up."""
+    """Writes one function. width: the columns of each buffer; forward: whether steps go up; slabs: whether it
+    takes several at once. Lanes are then those of all steps of a slab, values of one step lie so, too.
+    """
 
     def __init__(
-        self, nests: Sequence[Nest], scheduler: Scheduler, width: Mapping[str, int], forward: bool, v: Vectors
+        self,
+        nests: Sequence[Nest],
+        scheduler: Scheduler,
+        width: Mapping[str, int],
+        forward: bool,
+        v: Vectors,
+        slabs: bool = False,
     ):
         self.nests, self.scheduler, self.step = nests, scheduler, scheduler.step
-        self.width, self.forward = width, forward
+        self.width, self.forward, self.slabs = width, forward, slabs
+        self.lanes = ("%b0", "%b1")  # that a nest does
         self.c = Code(v)
         self.bases: dict[str, str] = {}
         self.packs: dict[Piece, str] = {}
@@ -97,13 +107,7 @@ class Emitter:
             product.pack(c, self.bases[name], w, piece.n, piece.k, *apart, lo, hi)
         if self.packs:
             c.put(f"call void @barrier(ptr %sync, ptr {self.count}, i64 %nt)")
-        with c.loop(0, "%T") as k:
-            self.t = k if self.forward else c.i64("sub", c.i64("sub", "%T", 1), k)
-            for nest in self.nests:
-                self._wait_for(nest)
-                self._nest(nest)
-            if self.dirty:
-                self._wait()
+        self._slabs() if self.slabs else self._steps()
         if control:
             c.put(f"call void @llvm.x86.sse.ldmxcsr(ptr {control})")
         texts, declared = [c.function(SIGNATURE), BARRIER], {*c.declared, "declare i32 @sched_yield()"}
@@ -112,6 +116,28 @@ class Emitter:
             texts.append(text)
             declared |= more
         return Function("\n".join([*sorted(declared), "", *texts]), list(self.bases), sizes)
+
+    def _steps(self) -> None:
+        c = self.c
+        with c.loop(0, "%T") as k:
+            self.t = k if self.forward else c.i64("sub", c.i64("sub", "%T", 1), k)
+            for nest in self.nests:
+                self._wait_for(nest)
+                self._nest(nest)
+            if self.dirty:
+                self._wait()
+
+    def _slabs(self) -> None:
+        c = self.c
+        self.first = c.i64("mul", c.i64("mul", "%tid", "%uid"), "%B")
+        with c.loop("%b0", "%b1", "%uid") as self.t:
+            left = c.i64("sub", "%b1", self.t)
+            whole = c.get(f"icmp slt i64 {left}, %uid")
+            steps = c.get(f"select i1 {whole}, i64 {left}, i64 %uid")
+            self.lanes = "0", c.i64("mul", steps, "%B")
+            self.spans["lanes", 0] = self.lanes
+            for nest in self.nests:
+                self._nest(nest)
 
     # Before the steps ---------------------------------------------------------------------------------
 
@@ -147,12 +173,13 @@ class Emitter:
     def _spans(self) -> None:
         """The part of this thread."""
         c = self.c
-        lo, hi = self._share(c.i64("sub", "%b1", "%b0"))
-        self.spans["lanes", 0] = (c.i64("add", "%b0", lo), c.i64("add", "%b0", hi))
+        if not self.slabs:
+            lo, hi = self._share(c.i64("sub", "%b1", "%b0"))
+            self.spans["lanes", 0] = (c.i64("add", "%b0", lo), c.i64("add", "%b0", hi))
         for nest in self.nests:
             key = self._span(nest)
-            if key not in self.spans:
-                self.spans[key] = self._share(key[1])
+            if key[0] != "lanes" and key not in self.spans:
+                self.spans[key] = ("0", str(key[1])) if self.slabs else self._share(key[1])
 
     def _flush_denormals(self) -> str:
         """Has the processor take tiny numbers for 0; the place of the setting that was there."""
@@ -231,6 +258,8 @@ class Emitter:
     def _lane0(self, p: Place) -> str:
         """The address of a place at this step, of lane 0."""
         c, base, real = self.c, self.bases[p.base], _element(p)
+        if p.mode == "temp" and self.slabs:
+            return c.at(base, c.i64("add", c.i64("mul", self.first, self.width[p.base]), p.lo), real)
         if p.mode in ("param", "temp"):
             return c.at(base, p.lo, real)
         t = c.i64("add", self.t, p.offset % p.slots if p.mode == "ring" else p.offset)
@@ -252,7 +281,7 @@ class Emitter:
             x, packed = self._x(p), self.bases[self.packs[p.piece]]
             out = self._lane0(p.out), self._apart(p.out)
             given = self._lane0(x), self._apart(x)
-            product.multiply(c, *out, *given, packed, p.piece.n, p.piece.k, p.add, *span, ("%b0", "%b1"))
+            product.multiply(c, *out, *given, packed, p.piece.n, p.piece.k, p.add, *span, self.lanes)
         elif nest.kind == "row":
             (i,), ((_, out),) = nest.ops, nest.stores
             op = self.step.ops[i]
@@ -267,7 +296,7 @@ class Emitter:
         c, v, size = self.c, self.c.v, nest.size
         reads = self._reads(nest)
         starts = {p: self._lane0(p) for p in (*reads, *(p for _, p in nest.stores))}
-        with c.loop("%b0", "%b1") as b:
+        with c.loop(*self.lanes) as b:
             lane = {p: self._lane(start, p, b) for p, start in starts.items()}
             known: dict[Place, str] = {}  # one number for all units
             for p, units in reads.items():

@@ -8,7 +8,7 @@ gradients, edges) is that runner's.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +20,10 @@ from framework.products import By
 from framework.runners import compiled_native as native
 from framework.runners.compiled_function import Emitter, Function
 from framework.runners.compiled_nests import Step, nests_of
+from framework.runners.compiled_rebuild import Rebuild, slab_steps
 from framework.runners.compiled_steps import Forward, Reverse
 from framework.runners.compiled_threads import at_once
+from framework.runners.loop import Chunk
 from framework.runners.source import Buffer, Source
 from framework.runners.torch_loop import TorchLoop
 
@@ -52,21 +54,41 @@ class CompiledLoop(TorchLoop):
     def source(
         self, kind: str, masked: bool, given: frozenset[int] | None = None
     ) -> tuple[Source, Callable[..., None]]:
-        """See `TorchLoop.source`; what is rebuilt for many steps at once is done by torch."""
-        if kind == "rebuild":
-            return super().source(kind, masked, given)
+        """See `TorchLoop.source`."""
         known = self._sources.get((kind, masked, given))
         if known is None:
             made: Forward | Reverse
+            slabs = kind == "rebuild"
             if kind == "backward":
                 places = self.source("train", masked)[0].places
                 made = Reverse(self.c, self.backward_cell(given), places, self.weights, masked)
             else:
-                saved = self.backward_cell().saved if kind == "train" else frozenset()
-                made = Forward(self.c, saved, self.weights, masked)
-            known = (made.source, _Native(self.c, made.step(), made.source, kind != "backward"))
+                saved = self.backward_cell().saved if kind != "infer" else frozenset()
+                make = Rebuild if slabs else Forward
+                made = make(self.c, saved if given is None else given, self.weights, masked)
+            known = (made.source, _Native(self.c, made.step(), made.source, kind != "backward", slabs))
             self._sources[kind, masked, given] = known
         return known
+
+    def rebuilt(
+        self,
+        chunk: Chunk,
+        n_ext: int,
+        tensors: Sequence[Tensor],
+        stored: dict[str, Tensor],
+        ops: frozenset[int] | None = None,
+    ) -> dict[str, Any]:
+        """See `TorchLoop.rebuilt`."""
+        source, run = self.source("rebuild", bool(chunk.masks), ops)
+        v = self.environment(chunk, n_ext, tensors) | stored
+        block = slab_steps(chunk.lanes)
+        self.allocate(source, chunk, self._like(v), block * torch.get_num_threads(), v)
+        run(chunk.steps, block, v)
+        return v
+
+    def products(self, w: Tensor, rows: int) -> Mapping[str, Callable[..., object]]:
+        """None: machine code multiplies itself."""
+        return {}
 
     def packed(self) -> int:
         """Numbers of the copies of its weights that a call makes."""
@@ -78,8 +100,8 @@ class CompiledLoop(TorchLoop):
 class _Native:
     """Runs a step of `compiled_nests` for all steps of a chunk. Adds the rows of one step to the source."""
 
-    def __init__(self, c: Component, step: Step, source: Source, forward: bool):
-        self.c, self.source = c, source
+    def __init__(self, c: Component, step: Step, source: Source, forward: bool, slabs: bool):
+        self.c, self.source, self.slabs = c, source, slabs
         self.forward = (c.direction > 0) == forward
         self.nests, self.scheduler = nests_of(step)
         for name in [name for name, s in source.buffers.items() if s.mode == "temp"]:
@@ -91,7 +113,8 @@ class _Native:
             for place in places:
                 if place.mode == "temp":  # M<op>, or M<op>p for what products add to it
                     size = step.ops[int(place.base.strip("Mp"))].size
-                    source.buffers.setdefault(place.base, Buffer("temp", size))
+                    mode = "block" if slabs else "temp"
+                    source.buffers.setdefault(place.base, Buffer(mode, size))
         self._functions: dict[torch.dtype, tuple[Function, Callable[..., None]]] = {}
 
     def _widths(self) -> dict[str, int]:
@@ -114,7 +137,7 @@ class _Native:
         known = self._functions.get(dtype)
         if known is None:
             v = native.vectors(REALS[dtype])
-            made = Emitter(self.nests, self.scheduler, self._widths(), self.forward, v).emit()
+            made = Emitter(self.nests, self.scheduler, self._widths(), self.forward, v, self.slabs).emit()
             known = self._functions[dtype] = (made, native.function(made.text))
         return known
 
@@ -142,6 +165,10 @@ class _Native:
         n, units = self._threads(made, steps, lanes, like.element_size())
 
         def part(i: int, of: int) -> None:
+            if self.slabs:
+                lo, hi = i * steps // of, (i + 1) * steps // of
+                run(pointers, steps, lanes, lo, hi, i, of, block, 1, sync)
+                return
             lo, hi = (0, lanes) if units else (i * lanes // of, (i + 1) * lanes // of)
             who, among = (i, of) if units else (0, 1)
             run(pointers, steps, lanes, lo, hi, i, of, who, among, sync)
@@ -161,6 +188,8 @@ class _Native:
         n = min(torch.get_num_threads(), work // max(1, WORK))  # so that each has enough to do
         if n < 2:
             return 1, False
+        if self.slabs:
+            return min(n, steps), False
         if weights * itemsize > NEAR and lanes < 8 * n:
             return n, True
         return min(n, lanes), False

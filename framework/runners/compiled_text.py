@@ -213,7 +213,7 @@ class Code:
     # Blocks -------------------------------------------------------------------------------------------
 
     @contextmanager
-    def loop(self, first: str | int, end: str | int, step: int = 1) -> Iterator[str]:
+    def loop(self, first: str | int, end: str | int, step: str | int = 1) -> Iterator[str]:
         """For i from first, below end."""
         head, body, done = self.name("head"), self.name("body"), self.name("done")
         i, following = self.name("i"), self.name("n")

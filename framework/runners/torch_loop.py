@@ -160,7 +160,7 @@ class TorchLoop(LoopRunner):
             v[f"E{i}"] = next(at)
         for k, run in enumerate(c.runs):
             w = v[f"w{k}"] = next(at)
-            for name, product in step_product(w.detach(), rows or chunk.lanes).items():
+            for name, product in self.products(w.detach(), rows or chunk.lanes).items():
                 v[f"{name}{k}"] = product
             for name, lo, hi in run.weights:
                 v[self.weights[name]] = w[lo:hi]
@@ -179,6 +179,10 @@ class TorchLoop(LoopRunner):
         like = self._like(v)
         v["const"] = lambda value: like.new_full((), value)  # torch.tensor would copy it from the host
         return v
+
+    def products(self, w: Tensor, rows: int) -> Mapping[str, Callable[..., object]]:
+        """How generated source multiplies so many rows by weights; see `step_product`."""
+        return step_product(w, rows)
 
     def allocate(self, source: Source, chunk: Chunk, like: Tensor, block: int, v: dict[str, Any]) -> None:
         """Make the buffers of a source. Boundary steps of gradients are zero."""

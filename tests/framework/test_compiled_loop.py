@@ -15,8 +15,9 @@ from torch import Tensor
 from framework import Network, load_graph, make_plan
 from framework.errors import ConfigError
 from framework.machine import Machine
-from framework.runners import compiled_loop, compiled_native, place
+from framework.runners import compiled_loop, compiled_native, compiled_rebuild, place
 from framework.runners.compiled_loop import CompiledLoop
+from framework.runners.loop import Chunk
 from tests.compare import assert_same, assert_same_state, copy_weights, random_loss, run_network, run_oracle
 from tests.framework.test_network_cells import CELLS, MODELS, cell_graph
 from tests.graphs import Batch, batch_kind, looks_ahead, random_batch, random_graph
@@ -260,6 +261,48 @@ def test_less_memory_gives_the_same(more: dict[str, Any]):
     weights, net = random_weights(graph, 5), compiled(graph, **more).double().eval()
     copy_weights(net, weights)
     assert_same(run_network(net, [batch]), run_oracle(graph, weights, [batch]), RICH)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["plain", "cut"])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_is_computed_again_is_what_was_there(
+    masked: bool, threads: int, monkeypatch: pytest.MonkeyPatch
+):
+    """All that a forward keeps, from the sequences of nodes; slabs of three steps, the last one shorter."""
+    monkeypatch.setattr(compiled_loop, "WORK", 0)
+    monkeypatch.setattr(compiled_rebuild, "SLAB", 3 * 2)
+    torch.set_num_threads(threads)
+    graph, steps, lanes = load_graph(RICH), 20, 2
+    net = compiled(graph).double().eval()
+    loop = net.loops[0]
+    assert isinstance(loop, CompiledLoop)
+    c, g = loop.c, torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=g, dtype=torch.float64)
+
+    distances = sorted({abs(op.shift) for op in c.cell if op.kind == "shift"})
+    masks = {d: draw(steps, lanes, 1) > -1 for d in distances} if masked else {}
+    chunk = Chunk(steps, lanes, masks)
+    pre = draw(steps, lanes, c.width)
+    ext = [draw(steps, lanes, op.size) for op in c.cell if op.kind == "ext"]
+    weights = [draw(run.hi - run.lo, c.cell[run.source].size) for run in c.runs]
+    weights += [net.weights()[name].detach() for name in loop.singles]
+    edges = [draw(d, lanes, c.cell[c.roots[n]].size) for n, d in c.states.items()]
+    edges += [draw(c.cell[c.roots[n]].size) for n in c.states]
+    first, again = pre.clone(), pre.clone()
+    _, kept = loop.run(chunk, len(ext), [first, *ext, *weights, *edges], True)
+    stored = {name: kept[name].clone() for name, k in loop.keeps(chunk).items() if k.op is not None}
+    assert set(stored) < set(kept)
+    found = loop.rebuild(chunk, len(ext), [again, *ext, *weights, *edges], stored)
+    assert found.keys() == kept.keys()
+    for name in kept.keys() - stored.keys():
+        assert torch.allclose(found[name], kept[name], rtol=0, atol=1e-12), name
+    columns = [i for i in loop.backward_cell().saved if loop.source("train", masked)[0].places[i].base == "P"]
+    assert columns
+    for i in columns:
+        p = loop.source("train", masked)[0].places[i]
+        assert torch.allclose(again[..., p.lo : p.hi], first[..., p.lo : p.hi], rtol=0, atol=1e-12), i
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's compiler about its own parts
