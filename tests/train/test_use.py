@@ -130,7 +130,7 @@ def test_a_failure_inside_is_aside_too():
 
 
 def test_workers_are_one():
-    watch = Use(group=Two([30.0, 40.0]))
+    watch = Use(group=Two([30e6, 40e6]))
     assert watch.shares()["cpu_use"] == pytest.approx(0.75, abs=0.05), "this one has hardly begun"
 
 
