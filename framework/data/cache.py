@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 
 import torch
 
+from framework.data.scratch import scratch
 from framework.errors import ConfigError, DataError
 
 FILES = "files.json"  # sizes of all files of a folder, by name
@@ -39,8 +38,8 @@ def cached(root: str | Path | None, kind: str, key: Mapping[str, Any], build: Ca
     """Return the folder that `build(folder)` fills, made once for each content of `key` (JSON values).
 
     A folder appears under its name only when complete (renamed into place). Two processes that make it at the
-    same time both work; the later one drops its own copy. ConfigError where the cache folder cannot be
-    written; DataError names a file of a found folder that is not as long as it was.
+    same time both work; the later one drops its own copy. What a killed one left is removed. ConfigError where
+    the cache folder cannot be written; DataError names a file of a found folder that is not as long as it was.
     """
     base = Path(root).expanduser() if root else default_cache_dir()
     text = json.dumps({"cache": 2, **key}, sort_keys=True, separators=(",", ":"))  # 2: with sizes
@@ -50,23 +49,17 @@ def cached(root: str | Path | None, kind: str, key: Mapping[str, Any], build: Ca
         return folder
     try:
         base.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{kind}-", dir=base))
-    except OSError as error:
-        raise ConfigError(
-            "data.cache_dir",
-            f"cannot write to {base} ({error.strerror})",
-            "Give a folder: data.cache_dir=/path",
-        ) from error
-    try:
-        build(work)
-        (work / "key.json").write_text(text + "\n", encoding="utf-8")
-        sizes = {str(p.relative_to(work)): p.stat().st_size for p in sorted(work.rglob("*")) if p.is_file()}
-        (work / FILES).write_text(json.dumps(sizes), encoding="utf-8")
-        try:
-            work.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # not the other process's folder in the way: a true failure
-                raise
+        with scratch(base, kind) as work:
+            build(work)
+            (work / "key.json").write_text(text + "\n", encoding="utf-8")
+            files = {p.relative_to(work): p for p in sorted(work.rglob("*")) if p.is_file()}
+            sizes = {str(name): path.stat().st_size for name, path in files.items()}
+            (work / FILES).write_text(json.dumps(sizes), encoding="utf-8")
+            try:
+                work.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # not the other process's folder in the way: a true failure
+                    raise
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(str(base)):
             raise  # not about the cache
@@ -75,8 +68,6 @@ def cached(root: str | Path | None, kind: str, key: Mapping[str, Any], build: Ca
             f"cannot write to {base} ({error.strerror or error})",
             "Free space or give another folder: data.cache_dir=/path",
         ) from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)  # gone already when it was renamed
     return folder
 
 

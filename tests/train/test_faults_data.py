@@ -1,7 +1,6 @@
 """Faults of data and of the cache: each is named, or left out where that was asked."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from framework.data import make_dataset
 from framework.data.cache import cached
+from framework.data.scratch import sweep
 from framework.errors import ConfigError, DataError
 from tests.train.disks import full_disk
 
@@ -69,21 +69,70 @@ def test_a_flipped_bit_in_cached_tensors_is_named(tmp_path):
         make_dataset("synth_speech", cache_dir=str(tmp_path / "cache"), **options)
 
 
-@pytest.mark.slow
-def test_a_process_that_is_killed_while_it_fills_the_cache_leaves_nothing_that_is_found(tmp_path):
-    code = """
-import os, signal, sys
+MAKER = """
+import importlib.util, os, signal, sys
 from pathlib import Path
-from framework.data.cache import cached
-def build(folder):
-    (folder / "half").write_text("...")
-    os.kill(os.getpid(), signal.SIGKILL)
-cached(sys.argv[1], "kind", {}, build)
+spec = importlib.util.spec_from_file_location("scratch", "framework/data/scratch.py")  # without torch
+scratch = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(scratch)
+with scratch.scratch(Path(sys.argv[1]), "kind") as work:
+    (work / "half").write_text("...")
+    print("half", flush=True)
+    sys.stdin.readline()
+    print((work / "half").read_text())
 """
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False, timeout=100)
-    assert done.returncode == -signal.SIGKILL
-    folder = cached(tmp_path, "kind", {}, lambda work: (work / "whole").write_text("x"))
+
+
+@pytest.fixture
+def maker(tmp_path):
+    """Processes that have made half of what they are to make, and wait for a line."""
+    started = []
+
+    def start():
+        made = subprocess.Popen(
+            [sys.executable, "-c", MAKER, str(tmp_path)],
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        started.append(made)
+        assert made.stdout is not None and made.stdout.readline() == "half\n"
+        return made
+
+    yield start
+    for made in started:
+        made.kill()
+        made.communicate()
+
+
+def test_what_a_killed_process_left_in_the_cache_is_removed_and_what_one_makes_now_is_not(tmp_path, maker):
+    killed, at_work = maker(), maker()
+    killed.kill()
+    killed.wait()
+    assert len(list(tmp_path.glob(".kind-*"))) == 4, "two folders and their locks"
+    folder = cached(tmp_path, "other", {}, lambda work: (work / "whole").write_text("x"))
     assert sorted(p.name for p in folder.iterdir()) == ["files.json", "key.json", "whole"]
+    [left] = [p for p in tmp_path.glob(".*") if p.is_dir()]
+    assert {p.name for p in tmp_path.iterdir()} == {folder.name, left.name, f"{left.name}.lock"}
+    said, _ = at_work.communicate("\n", timeout=100)
+    assert said == "...\n" and at_work.returncode == 0, "it lost nothing"
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_lock_of_another_machine_is_given_a_day(tmp_path, maker):
+    """Some network disks keep locks to the machine that has them."""
+    killed = maker()
+    killed.kill()
+    killed.wait()
+    [lock] = tmp_path.glob(".*.lock")
+    lock.write_text("elsewhere")
+    sweep(tmp_path)
+    assert lock.exists() and lock.with_suffix("").exists()
+    day_ago = lock.stat().st_mtime - 2 * 86400
+    os.utime(lock, (day_ago, day_ago))
+    sweep(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_sound_past_all_measure_is_named_and_silence_is_not(tmp_path):
