@@ -38,8 +38,9 @@ def cached(root: str | Path | None, kind: str, key: Mapping[str, Any], build: Ca
     """Return the folder that `build(folder)` fills, made once for each content of `key` (JSON values).
 
     A folder appears under its name only when complete (renamed into place). Two processes that make it at the
-    same time both work; the later one drops its own copy. What a killed one left is removed. ConfigError where
-    the cache folder cannot be written; DataError names a file of a found folder that is not as long as it was.
+    same time both work; the later one drops its own copy. What a killed one left is removed. ConfigError
+    where the cache folder cannot be written; DataError names a file of a found folder that is not as long as
+    it was.
     """
     base = Path(root).expanduser() if root else default_cache_dir()
     text = json.dumps({"cache": 2, **key}, sort_keys=True, separators=(",", ":"))  # 2: with sizes
