@@ -206,7 +206,7 @@ def browser():
             f"--user-data-dir={profile}",
         ]
         command = [found, *quiet, *offline, "--dump-dom", address]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=True)
         return done.stdout
 
     return open_page
