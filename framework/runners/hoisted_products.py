@@ -15,7 +15,7 @@ from framework.errors import ConfigError
 from framework.products import By
 from framework.runners import functions
 from framework.runners.place import tf32_allowed
-from framework.runners.products import outer, times, times_t
+from framework.runners.products import add_times_t, outer, times, times_t
 
 if TYPE_CHECKING:
     from kernels.gemm import Precision
@@ -31,10 +31,7 @@ class TorchProducts:
 
     def add(self, out: Tensor, x: Tensor, w: Tensor, bias: Tensor | None, coef: float, fresh: bool) -> None:
         """Out += coef * x w^T + bias; `fresh`: nothing stands in out yet."""
-        if bias is not None:
-            out.copy_(bias) if fresh else out.add_(bias)
-            fresh = False
-        out.addmm_(x, w.t(), beta=0.0 if fresh else 1.0, alpha=coef)
+        add_times_t(out, x, w, bias, coef, fresh)
 
     def add_rows(self, out: Tensor, index: Tensor, table: Tensor, coef: float, fresh: bool) -> None:
         """Out += coef * table[index]; index [M] of rows of [V, N], -1 is a row of zeros."""
