@@ -74,11 +74,15 @@ def export(net: Network, form: str) -> torch.export.ExportedProgram:
     """
     plain = Plain(net, form)
     x, state = example(net, form)
+    with torch.no_grad(), _quiet():
+        return torch.export.export(plain, (x, dict(state.history)), dynamic_shapes=free_sizes(net, form))
+
+
+def free_sizes(net: Network, form: str) -> tuple[dict[str, dict[int, Any]], ...]:
+    """Which dimensions of the inputs and of the states are free: T and B."""
     T, B = torch.export.Dim("T", min=1), torch.export.Dim("B", min=1)
     lead = {0: T, 1: B} if form == "sequence" else {0: B}
-    shapes = ({name: lead for name in x}, {name: {1: B} for name in state.history})
-    with torch.no_grad(), _quiet():
-        return torch.export.export(plain, (x, dict(state.history)), dynamic_shapes=shapes)
+    return {name: lead for name in net.graph.inputs}, {name: {1: B} for name in net.plan.history}
 
 
 @contextmanager
@@ -113,7 +117,12 @@ def save_onnx(
     inputs, outputs = onnx_names(net)
     with _quiet():
         made = torch.onnx.export(
-            program or export(net, form), dynamo=True, verbose=False, input_names=inputs, output_names=outputs
+            program or export(net, form),
+            dynamo=True,
+            verbose=False,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=free_sizes(net, form),  # for their names alone: the program has them
         )
         assert made is not None
         made.model.metadata_props.update(about(net, form, flat=True))

@@ -155,6 +155,20 @@ def test_state_goes_on_through_steps_of_onnx(tmp_path: Path, monkeypatch: pytest
     assert names == (["x", "state:l1/h", "state:l1/c"], ["y", "after:l1/h", "after:l1/c"])
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_free_sizes_have_their_names_in_onnx(form: str, tmp_path: Path):
+    onnx = pytest.importorskip("onnx")
+    save_onnx(made(one("lstm"), torch.float32), form, tmp_path / "x.onnx")
+    graph = onnx.load(tmp_path / "x.onnx").graph
+    found = {
+        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    lead = ["T", "B"] if form == "sequence" else ["B"]
+    assert found["x"][:-1] == lead and found["y"][:-1] == lead, found
+    assert all(found[name][:2] == [1, "B"] for name in ("state:l1/h", "state:l1/c", "after:l1/c")), found
+
+
 def test_what_a_user_is_told():
     told = about(made(ALL), "sequence")
     assert told["inputs"] == {"x": "[T, B, 2]", "k": "[T, B] of 0..4"}
