@@ -120,6 +120,14 @@ class Network(nn.Module):
         self._place()
         self.reset_parameters()
 
+    def extra_repr(self) -> str:
+        """For print(net): what goes in and out, and how many weights there are."""
+        lead = ["T", "B"]
+        ins = (f"{n} {[*lead, s.size] if s.vocab is None else lead}" for n, s in self.graph.inputs.items())
+        outs = (f"{n} {[*lead, self.graph.nodes[node].size]}" for n, node in self.graph.outputs.items())
+        count = sum(p.numel() for p in self.parameters())
+        return f"{', '.join(ins)} -> {', '.join(outs)}; {count:,} weights".replace("'", "")
+
     def _place(self) -> None:
         """Choose what executes the plan where the network is now."""
         here = machine_of(self.like)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from framework.errors import ConfigError
+
 
 class State:
     """`state["l1/c"]` is the last value [B, H] of a node (or input) that some node reads back in time.
@@ -34,6 +36,10 @@ class State:
     def __len__(self) -> int:
         return len(self.history)
 
+    def __repr__(self) -> str:
+        parts = (f"{name} {list(h.shape)}" for name, h in self.history.items())
+        return f"State([delay, B, units]: {', '.join(parts)})" if self.history else "State(nothing)"
+
     def keys(self) -> list[str]:
         """Names of all that is carried."""
         return list(self.history)
@@ -43,12 +49,19 @@ class State:
         return State({n: h.detach() for n, h in self.history.items()}, self.initial)
 
     def reset(self, mask: Tensor) -> State:
-        """Lanes where mask [B] (bool) is True start a new sequence: their state is the initial one."""
+        """Lanes where mask [B] (bool) is True start a new sequence: their state is the initial one.
+
+        Raises ConfigError for a mask of another shape or kind.
+        """
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            kind = mask.dtype if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
+            raise ConfigError("state.reset", f"{kind} where a mask belongs", "Pass a bool tensor [lanes].")
+        for name, h in self.history.items():
+            if mask.shape != h.shape[1:2]:
+                cause = f"shape {tuple(mask.shape)}, '{name}' has {h.shape[1]} lanes"
+                raise ConfigError("state.reset", cause, f"Pass a bool tensor [{h.shape[1]}].")
         return State(
-            {
-                n: torch.where(_like(mask, h), self.initial[n].to(h.dtype), h)
-                for n, h in self.history.items()
-            },
+            {n: torch.where(_like(mask, h), self.initial[n].to(h.dtype), h) for n, h in self.history.items()},
             self.initial,
         )
 

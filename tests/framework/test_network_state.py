@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from framework import Network, load_graph
+from framework.errors import ConfigError
 from tests import oracle
 from tests.compare import (
     assert_same,
@@ -130,6 +131,29 @@ def test_state_reset_is_a_reset_at_the_next_step():
         torch.testing.assert_close(by_state[name], by_resets[name], rtol=1e-12, atol=1e-12)
         assert not torch.equal(by_state[name][:, mask], neither[name][:, mask])
         torch.testing.assert_close(by_state[name][:, ~mask], neither[name][:, ~mask], rtol=1e-12, atol=1e-12)
+
+
+def test_a_mask_that_does_not_fit_the_lanes_is_refused():
+    net, _ = network(FORWARD)
+    batch = random_batch(net.graph, 1, steps=2, lanes=3)
+    _, state = call(net, fresh(batch.inputs), None, batch)
+    for mask, cause in (
+        (torch.ones(2, dtype=torch.bool), "has 3 lanes"),
+        (torch.ones(3, 1, dtype=torch.bool), "has 3 lanes"),
+        (torch.ones(3), "torch.float32 where a mask belongs"),
+        ([True, False, True], "a list where a mask belongs"),
+    ):
+        with pytest.raises(ConfigError, match=cause):
+            state.reset(mask)  # pyright: ignore[reportArgumentType]  a user's mistake
+
+
+def test_networks_and_states_say_what_they_are():
+    net = Network(load_graph("lstm", input={"size": 3}, classes=5, size=4))
+    count = sum(p.numel() for p in net.parameters())
+    assert repr(net) == f"Network(x [T, B, 3] -> logits [T, B, 5]; {count} weights)"
+    _, state = net(torch.zeros(2, 6, 3))
+    carried = ", ".join(f"{name} [1, 6, 4]" for name in ("l1/h", "l1/c", "l2/h", "l2/c"))
+    assert repr(state) == f"State([delay, B, units]: {carried})"
 
 
 def test_gradient_of_a_learned_start_after_state_reset():
