@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -36,6 +37,18 @@ def folder_and_options(given: Iterable[str], defaults: Mapping[str, Any]) -> tup
         cause = f"{len(rest)} are given" if rest else "which one is not said"
         raise ConfigError("folder", cause, "Give the one that holds the runs: runs/NAME.")
     return Path(rest[0]), found
+
+
+def out_folder(path: Path) -> Path:
+    """`path`, made where it is not there, for what a script writes. Raises ConfigError where it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cause = f"the folder {path} cannot be made: {error.strerror}"
+        raise ConfigError("out", cause, "Give another one: out=FOLDER.") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ConfigError("out", f"nothing can be written in {path}", "Give another one: out=FOLDER.")
+    return path
 
 
 def no_option(word: str, known: Iterable[str]) -> ConfigError:

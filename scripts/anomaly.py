@@ -20,7 +20,7 @@ from framework.data.series_streams import Series
 from framework.errors import ConfigError
 from framework.regression import Regression
 from framework.restore import arguments, restore
-from framework.script import command
+from framework.script import command, out_folder
 
 
 def main(given: list[str]) -> None:
@@ -56,8 +56,7 @@ def main(given: list[str]) -> None:
     alarms, hits = roc(scores, faulty)
     for least in (0.01, 0.05):
         print(f"{split}: {float(hits[alarms <= least].max()):.1%} of the faults at {least:.0%} false alarms")
-    out = Path(options["out"]) if options["out"] else options["checkpoint"].parent
-    out.mkdir(parents=True, exist_ok=True)
+    out = out_folder(Path(options["out"]) if options["out"] else options["checkpoint"].parent)
     picture = out / f"anomaly_{split}.png"
     draw(found, scores, places, window, picture, f"{parts.dataset.name}, {split}: ROC-AUC {area:.3f}")
     print(f"picture: {picture}")

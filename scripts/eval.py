@@ -29,7 +29,7 @@ from framework.data import SPLITS
 from framework.errors import ConfigError
 from framework.evaluate import evaluate
 from framework.restore import arguments, restore
-from framework.script import command
+from framework.script import command, out_folder
 
 NOTHING = "(none)"
 
@@ -47,8 +47,7 @@ def main(given: list[str]) -> None:
         found = evaluate(parts.net, parts.dataset, parts.task, split, device=parts.device)
         print(f"{split:>5}: " + "  ".join(f"{key} {value:.4f}" for key, value in found.items()))
     if parts.dataset.kind == "classes":
-        out = Path(options["out"]) if options["out"] else options["checkpoint"].parent
-        out.mkdir(parents=True, exist_ok=True)
+        out = out_folder(Path(options["out"]) if options["out"] else options["checkpoint"].parent)
         picture = out / f"confusion_{splits[-1]}.png"
         labels, unit = confusion_labels(parts.dataset), "frames"
         if isinstance(parts.task, Ctc):

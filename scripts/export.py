@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import torch
 
-from framework.assemble import check_writable
 from framework.errors import ConfigError
 from framework.export import (
     FORMS,
@@ -40,7 +39,7 @@ from framework.export import (
 from framework.names import known
 from framework.network import Network
 from framework.restore import arguments, restore
-from framework.script import command
+from framework.script import command, out_folder
 
 DEFAULTS = {"out": "", "what": "torch,onnx", "form": "", "check": True}
 # float32: sums of some hundred terms in another order, over the steps that are checked.
@@ -89,8 +88,7 @@ def main(given: list[str]) -> None:
     later = net.plan.looks_ahead
     forms = chosen("form", options["form"] or ("sequence" if later else ",".join(FORMS)), FORMS)
     out = Path(options["out"]) if options["out"] else options["checkpoint"].parent / "export"
-    check_writable(out)
-    out.mkdir(parents=True, exist_ok=True)
+    out_folder(out)
     told: dict[str, Any] = {}
     for form in forms:
         far = write(net, form, kinds, out, options["check"])

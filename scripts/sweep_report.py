@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
 from framework.errors import ConfigError
-from framework.script import command, folder_and_options
+from framework.script import command, folder_and_options, out_folder
 from framework.sweep_report import as_csv, as_markdown, draw, report, table
 
 SHOWN = 10
@@ -26,9 +26,8 @@ def main(given: list[str]) -> None:
     """Write the report. Raises ConfigError."""
     folder, options = folder_and_options(given, {"out": ""})
     found = report(folder)
-    out = Path(options["out"]) if options["out"] else folder
+    out = out_folder(Path(options["out"]) if options["out"] else folder)
     try:
-        out.mkdir(parents=True, exist_ok=True)
         pictures = draw(found, out)
         (out / "sweep_report.md").write_text(as_markdown(found, pictures), encoding="utf-8")
         (out / "sweep_report.csv").write_text(as_csv(table(found)), encoding="utf-8")
@@ -42,7 +41,8 @@ def main(given: list[str]) -> None:
         print(f"... {len(found.rows) - SHOWN} more")
     for key, part in found.importance.items():
         print(f"{key} explains {part:.0%} of the spread")
-    print(f"report: {out / 'sweep_report.md'} (sweep_report.csv, {', '.join(p.name for p in pictures)})")
+    others = ["sweep_report.csv", *(picture.name for picture in pictures)]
+    print(f"report: {out / 'sweep_report.md'} ({', '.join(others)})")
 
 
 if __name__ == "__main__":

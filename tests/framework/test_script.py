@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from framework.errors import ConfigError
-from framework.script import command, folder_and_options, guarded, no_option, options
+from framework.script import command, folder_and_options, guarded, no_option, options, out_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULTS = {"out": "", "pairs": 10, "room": 0.5, "check": False}
@@ -51,6 +51,15 @@ def test_one_folder(tmp_path):
     ):
         with pytest.raises(ConfigError, match=said):
             folder_and_options(given, {"out": ""})
+
+
+def test_a_folder_for_results_is_made_or_refused(tmp_path):
+    made = out_folder(tmp_path / "a" / "b")
+    assert made.is_dir() and out_folder(made) == made
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="out: the folder .* cannot be made: .*Give another one"):
+            out_folder(path)
 
 
 def test_exit_codes(capsys):

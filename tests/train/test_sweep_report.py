@@ -166,6 +166,7 @@ def test_a_sweep_without_results_yet_has_a_report(script, tmp_path):
     Sweep(folder, [], [], {}, "grid", 1, [Job(0, {"cell": "gru"})]).write()
     code, out, _ = script(folder)
     assert code == 0 and "waiting" in out and not (folder / "sweep_paths.png").exists()
+    assert out.endswith("sweep_report.md (sweep_report.csv)\n")
 
 
 def test_mistakes_are_named(script, sweep, tmp_path):
