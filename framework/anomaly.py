@@ -119,6 +119,8 @@ def draw(found: Forecasts, scores: Tensor, places: Tensor, window: int, path: Pa
             range(begin, end), found.error[begin:end, lane].sqrt(), label="|error|", linewidth=0.8, alpha=0.7
         )
         axes.set_title(f"{name}, lane {lane}", fontsize=9)
+        axes.set_xlabel("step", fontsize=8)
+        axes.set_ylabel("target, scaled as in training", fontsize=8)
         axes.legend(fontsize=7, loc="upper right")
         axes.grid(alpha=0.3)
     axes = figure.add_subplot(grid[0, 2])
@@ -127,7 +129,8 @@ def draw(found: Forecasts, scores: Tensor, places: Tensor, window: int, path: Pa
     for name, which in (("healthy", ~faulty), ("faulty", faulty)):
         axes.hist(scores[which].tolist(), bins=edges, alpha=0.6, label=name)
     axes.set_xscale("log")
-    axes.set_xlabel("score of a window")
+    axes.set_xlabel("score: mean squared error of a window")
+    axes.set_ylabel("windows")
     axes.legend(fontsize=7)
     axes = figure.add_subplot(grid[1, 2])
     axes.plot(*roc(scores, faulty))

@@ -36,6 +36,7 @@ def draw_curves(folder: Path, metric: str) -> Path | None:
     for axes, title in ((loss, "loss"), (score, metric.replace("_", " ")), (speed, "frames per second")):
         axes.set_title(title)
         axes.set_xlabel("update")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         if len(axes.lines) > 1:
             axes.legend()

@@ -194,9 +194,9 @@ def _draw_paths(figure: Any, found: Report, rows: Sequence[Row], keys: Sequence[
         )
     for x, (_, ticks, labels) in enumerate(heights):
         axes.axvline(x, color="0.6", linewidth=0.8)
-        box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.5}
+        box = {"facecolor": "white", "alpha": 0.9, "edgecolor": "none", "pad": 1.0}
         for y, label in zip(ticks, labels, strict=True):
-            axes.annotate(label, (x, y), (4, 0), textcoords="offset points", size=8, va="center", bbox=box)
+            axes.annotate(label, (x, y), (5, 0), textcoords="offset points", size=8, va="center", bbox=box)
     axes.axvline(len(keys), color="0.2", linewidth=1.2)
     for value in np.linspace(low, high, 5):
         y = (value - low) / (high - low) if high > low else 0.5

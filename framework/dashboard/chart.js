@@ -41,7 +41,8 @@ function svg(name, attributes, text) {
   return made;
 }
 
-// spec: title, unit, lines [{name, number, bold, x, y}], log, zero (the axis begins at 0), xlabel.
+// spec: title, unit, lines [{name, number, bold, x, y}], log, zero (the axis begins at 0), xlabel,
+// whole (x are whole numbers).
 function chart(spec) {
   const figure = element("figure", { "data-chart": spec.title });
   figure.append(element("figcaption", {}, spec.title + " ", element("small", {}, spec.unit || "")));
@@ -65,7 +66,8 @@ function chart(spec) {
     picture.append(svg("line", { class: "axis", x1: PAD.left, x2: WIDE - PAD.right, y1: py(y), y2: py(y) }));
     picture.append(svg("text", { x: PAD.left - 6, y: py(y) + 4, "text-anchor": "end" }, brief(y)));
   }
-  for (const x of ticks(x0, x1, 5)) {
+  const marks = ticks(x0, x1, 5), whole = spec.whole ? marks.filter(Number.isInteger) : marks;
+  for (const x of whole.length > 1 ? whole : marks) {
     const anchor = px(x) > WIDE - PAD.right - 14 ? "end" : "middle";
     picture.append(svg("text", { x: px(x), y: HIGH - 6, "text-anchor": anchor }, brief(x)));
   }
@@ -78,6 +80,7 @@ function chart(spec) {
 // 12k, 3.4M, 0.05: what fits beside an axis.
 function brief(value) {
   const size = Math.abs(value);
+  if (size >= 1e13) return value.toExponential(1);
   for (const [unit, letter] of [[1e9, "G"], [1e6, "M"], [1e4, "k"]]) {
     if (size >= unit) return `${Number((value / (letter === "k" ? 1e3 : unit)).toPrecision(4))}${letter}`;
   }

@@ -83,7 +83,7 @@ function specOf(key, runs, numberOf) {
   }
   return { title, unit: unit || (both.size > 1 ? "thin: train, thick: dev" : [...both][0]), lines,
     log: view.log && key === "loss", zero: SECTIONS.slice(1).some(([, keys]) => keys.includes(key)),
-    xlabel: view.x === "step" ? "updates" : "s" };
+    xlabel: view.x === "step" ? "updates" : "s", whole: view.x === "step" };
 }
 
 // Seconds of training until an update, between those that are known.
