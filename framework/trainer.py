@@ -270,7 +270,7 @@ class Trainer:
         return ""
 
     def _log_step(self) -> None:
-        """A step record: means since the last one. Times inside an update stand in it where they were taken."""
+        """A step record: means since the last one, and the times inside an update where they were taken."""
         sums = self.group.add_up({key: float(value) for key, value in self.sums.items()})  # waits for a GPU
         seconds, steps = max(self.use.seconds(), 1e-9), self.at.step - self.logged_step
         taken = self.at.step % self.log_steps == 0
