@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -24,6 +23,7 @@ from framework.errors import ConfigError
 from framework.mistakes import top_level, unknown_key, value_error
 from framework.names import near
 from framework.options import GROUPS, OPTIMIZERS, Config, LoggerConfig, TaskConfig, TrainConfig, options
+from framework.yamlfile import read_yaml
 
 OWN_FILES: dict[str, str] = {}  # choices that `with_own_files` has made -> the arguments that they were
 
@@ -43,7 +43,8 @@ def register() -> None:
 def with_own_files(arguments: Iterable[str]) -> list[str]:
     """Arguments for Hydra, where `model=path/to/mine.yaml` (or cell=) has become a choice `model=mine`.
 
-    Raises ConfigError when there is no such file, or a shared one has its name.
+    Raises ConfigError when there is no such file, or a shared one has its name, GraphError for one that is no
+    YAML or has a key twice.
     """
     found = []
     for argument in arguments:
@@ -57,14 +58,12 @@ def with_own_files(arguments: Iterable[str]) -> list[str]:
             if path.stem in options(group):
                 raise ConfigError(group, f"'{path}' has the name of a shared one", "Rename your file.")
             try:
-                node = yaml.safe_load(path.read_text(encoding="utf-8"))
-            except yaml.YAMLError as error:
-                raise ConfigError(str(path), "it is no YAML: " + " ".join(str(error).split())) from error
-            if not isinstance(node, dict):
+                node = read_yaml(path.read_text(encoding="utf-8"), str(path))
+            except (OSError, UnicodeDecodeError) as error:
                 raise ConfigError(
-                    str(path), f"it is no {group}: a mapping is needed", "See docs/language.md."
-                )
-            ConfigStore.instance().store(group=group, name=path.stem, node=node)
+                    group, f"cannot read {path}: {error}", "Give a text file in UTF-8."
+                ) from error
+            ConfigStore.instance().store(group=group, name=path.stem, node=dict(node))
             OWN_FILES[f"{group}={path.stem}"] = argument
             argument = f"{group}={path.stem}"
         found.append(argument)

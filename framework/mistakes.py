@@ -14,6 +14,26 @@ from framework.errors import ConfigError
 from framework.names import near
 from framework.options import CONF, GROUPS, Config, LoggerConfig, TaskConfig, TrainConfig, options
 
+KINDS: dict[str, type] = {"train": TrainConfig, "logger": LoggerConfig, "task": TaskConfig}
+# The flags of Hydra (1.3, https://hydra.cc/docs/advanced/hydra-command-line-flags/).
+FLAGS = (
+    *(
+        "--help",
+        "-h",
+        "--hydra-help",
+        "--version",
+        "--cfg",
+        "-c",
+        "--resolve",
+        "--package",
+        "-p",
+        "--run",
+        "-r",
+    ),
+    *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
+)
+
 
 def explain(error: HydraException | OmegaConfBaseException, arguments: Iterable[str] = ()) -> ConfigError:
     """A composition error of Hydra as one of ours: one line with the place, the cause and a fix."""
@@ -39,14 +59,15 @@ def explain(error: HydraException | OmegaConfBaseException, arguments: Iterable[
 def unknown_key(key: str, choices: Mapping[str, str]) -> ConfigError:
     """An option that does not exist, with those that do. `choices`: which file of a group was chosen."""
     group, _, rest = key.partition(".")
-    kinds = {"train": TrainConfig, "logger": LoggerConfig, "task": TaskConfig}
-    if not rest or group not in (*GROUPS, "optimizer"):
+    if not rest and group not in GROUPS and (places := _inside(key, choices)):
+        return ConfigError(key, "it stands in a group", f"Write {' or '.join(places)}.")
+    if not rest or group not in GROUPS:
         return ConfigError(key, "there is no such option", near(group, top_level()))
-    if group in kinds:
+    if group in KINDS:
         return ConfigError(
             key,
             "there is no such option",
-            near(rest, [each.name for each in dataclasses.fields(kinds[group])]),
+            near(rest, [each.name for each in dataclasses.fields(KINDS[group])]),
         )
     chosen = choices.get(group) or _default_choice(group)
     file = CONF / group / f"{chosen}.yaml"
@@ -56,6 +77,30 @@ def unknown_key(key: str, choices: Mapping[str, str]) -> ConfigError:
         known = list(yaml.safe_load(file.read_text(encoding="utf-8"))["params"])
         return ConfigError(key, f"{place} has no such param", near(rest.split(".")[1], known))
     return ConfigError(key, f"{place} has no such option", near(rest, known) if known else "")
+
+
+def _inside(name: str, choices: Mapping[str, str]) -> list[str]:
+    """Where a name without its group is an option: train.epochs for epochs."""
+    found = {group: [each.name for each in dataclasses.fields(kind)] for group, kind in KINDS.items()}
+    for group in ("data", "optimizer", "model", "cell"):
+        file = CONF / group / f"{choices.get(group) or _default_choice(group)}.yaml"
+        known = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if group in ("model", "cell"):
+            found[f"{group}.params"] = list(known.get("params") or ())
+        else:
+            found[group] = list(known)
+    return [f"{place}.{name}" for place, names in found.items() if name in names and name != "name"]
+
+
+def check_flags(arguments: Iterable[str]) -> None:
+    """Raise ConfigError for --epochs and the like: Hydra knows other flags, options are KEY=VALUE."""
+    for each in arguments:
+        flag = each.split("=", 1)[0]
+        if not flag.startswith("-") or flag in FLAGS:
+            continue
+        places = _inside(flag.lstrip("-").replace("-", "_"), {})
+        fix = f"Write {places[0]}=VALUE." if places else "Options are written KEY=VALUE: train.epochs=3."
+        raise ConfigError(flag, "there is no such flag", fix + " See python train.py --help.")
 
 
 def top_level() -> list[str]:

@@ -24,6 +24,11 @@ TINY = [
 MISTAKES = {
     "unknown option": (["train.epoch=3"], ["train.epoch:", "Did you mean 'epochs'?"]),
     "unknown top-level option": (["foo=1"], ["foo: there is no such option", "run_dir"]),
+    "an option without its group": (["epochs=3"], ["epochs: it stands in a group. Write train.epochs."]),
+    "a data option without its group": (["data=text", "chunk=3"], ["chunk:", "Write data.chunk."]),
+    "a param without its place": (["size=3"], ["size:", "Write model.params.size."]),
+    "a flag": (["--batch-size", "4"], ["--batch-size: there is no such flag", "data.batch_size=VALUE"]),
+    "an unknown flag": (["--foo=4"], ["--foo: there is no such flag", "KEY=VALUE"]),
     "added option": (["+foo=1"], ["foo: there is no such option"]),
     "added train option": (["+train.foo=1"], ["train.foo: there is no such option"]),
     "not a number": (["train.epochs=abc"], ["train.epochs: 'abc' is not a whole number"]),
@@ -129,6 +134,25 @@ def test_a_graph_warning_is_one_line(cli, tmp_path):
     assert code == 0, err
     assert "warning: inputs.x: nobody reads it" in err
     assert "mine" in next((tmp_path / "runs").iterdir()).name
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    {
+        "a key twice": ("nodes:\n  h: full(x)\n  h: bias\n", "mine.yaml, line 3: the key 'h' is there twice"),
+        "brackets": ("params: {a: 3}\nnodes: {{a}: full(x)}\n", "mine.yaml, line 2: curly or square"),
+        "no YAML": ("nodes:\n  h: [1\n", "mine.yaml, line 3: not YAML"),
+        "no mapping": ("just text\n", "mine.yaml: no mapping"),
+        "no text": (b"\xff\xfe\x00", "model: cannot read mine.yaml"),
+        "a cell": (None, "cell: cannot read mine.yaml"),
+    }.values(),
+)
+def test_a_file_of_ones_own_is_read_with_care(cli, tmp_path, text, expected):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text or b"\xff")
+    code, _, err = cli(*TINY, "model=mine.yaml" if text else "cell=mine.yaml")
+    assert code == 2 and expected in err and len(err.splitlines()) == 1, err
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_model_that_does_not_fit_the_data(cli, tmp_path):

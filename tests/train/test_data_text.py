@@ -50,6 +50,17 @@ def test_encode_decode(story):
     assert data.labels[-1] == OTHER and data.decode(data.encode("é")) == OTHER, "é is in the test part only"
 
 
+def test_the_share_of_characters_outside_the_vocabulary_is_told(tmp_path):
+    path = tmp_path / "few.txt"
+    path.write_text("aaab" * 500, encoding="utf-8")
+    assert (
+        "2 classes, the last one for any other (25.00% of the training text)"
+        in make(path, vocab=2).describe()
+    )
+    told = make(path, vocab=3, eval_streams=2).describe()
+    assert "4 lanes (2 in dev and test)" in told and "(0.00% of the training text)" in told
+
+
 def test_the_default_is_pythons_own_library():
     data = make_dataset("text", max_chars=30_000)
     text = data.decode(torch.cat([b.x[:, 0] for b in data.batches("train", 0)]))
