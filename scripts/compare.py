@@ -38,15 +38,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 import torch
 from torch import Tensor
 
-from framework.assemble import check_writable, find_device
+from framework.assemble import find_device
 from framework.errors import ConfigError
 from framework.graph import Graph
 from framework.network import Network
 from framework.plan import Memory, Parallel
-from framework.script import command
+from framework.script import command, out_folder
 from framework.state import State
 from framework.use import Gauge
 from scripts.bench.measure import Device, quantile, speedup, take_turns
+from scripts.compare_page import draw, text
 from scripts.show_plan import graph, settings
 
 OPTIONS = {
@@ -206,70 +207,6 @@ def driver(
     return sum(told) / len(told) if told else None, each
 
 
-# What is written ------------------------------------------------------------------------------------------
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Markdown."""
-    lines = [
-        "| parallel | streams | runner | us a frame | quarter to quarter | speedup | memory | cores | GPU |",
-        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for r in rows:
-        scale = r.frame_us / r.milliseconds
-        lines.append(
-            f"| {r.parallel} | {r.streams} | {r.runners} | {r.frame_us:.2f} | {r.low * scale:.2f} to "
-            f"{r.high * scale:.2f} | {r.speedup:.2f} | {r.peak_bytes / 1e6:.1f} MB | {r.cores:.2f} | "
-            f"{'-' if r.gpu is None else f'{r.gpu:.0%}'} |"
-        )
-    return "\n".join(lines)
-
-
-def text(rows: Sequence[Row], about: Mapping[str, Any]) -> str:
-    """The page: what was measured, where, and the table."""
-    what = ", ".join(f"{key} {value}" for key, value in about.items())
-    several = len({r.runners for r in rows}) > 1
-    note = " Runners differ, so the speedup is not that of hoisting alone: runner=torch takes one for all."
-    return (
-        f"# {about['model']}: hoisting and streams\n\n{what}.\n\n{table(rows)}\n\n"
-        "Time of forward and backward, per step of one stream; median, speedup by rounds over the first row. "
-        "Memory: most bytes of tensors alive at once in an update. Cores: CPU time over time."
-        f"{note * several}\n"
-    )
-
-
-def draw(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Time per frame with the speedup, memory, and use of the GPU, or of the cores, as bars."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.2), layout="constrained")
-    times, memory, use = figure.subplots(1, 3)
-    names = [f"{r.parallel}\n{r.streams} stream{'s' * (r.streams > 1)}" for r in rows]
-    colours = ["#9aa5b1" if r.parallel == "none" else "#2f6fb0" for r in rows]
-    scale = [r.frame_us / r.milliseconds for r in rows]
-    spread = [
-        [r.frame_us - r.low * s for r, s in zip(rows, scale, strict=True)],
-        [r.high * s - r.frame_us for r, s in zip(rows, scale, strict=True)],
-    ]
-    bars = times.bar(names, [r.frame_us for r in rows], color=colours, yerr=spread, capsize=3)
-    times.bar_label(bars, [f"{r.speedup:.1f}x" for r in rows], label_type="center", color="white")
-    times.set_yscale("log")
-    times.set_ylim(bottom=min(r.frame_us for r in rows) / 3)  # a logarithmic bar has to begin somewhere
-    times.set_title("us per frame (log), and speedup")
-    shares = [r.gpu for r in rows if r.gpu is not None]
-    if len(shares) == len(rows):
-        used = (use, shares, "GPU in use", "{:.2f}")
-    else:
-        used = (use, [r.cores for r in rows], "cores in use", "{:.2f}")
-    megabytes = (memory, [r.peak_bytes / 1e6 for r in rows], "memory of an update, MB", "{:.3g}")
-    for axes, values, text, form in (megabytes, used):
-        axes.bar_label(axes.bar(names, values, color=colours), fmt=form)
-        axes.margins(y=0.15)
-        axes.set_title(text)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=110)
-
-
 def numbers(options: Mapping[str, str]) -> dict[str, Any]:
     """The options with their types. Raises ConfigError."""
     found: dict[str, Any] = dict(options)
@@ -306,7 +243,7 @@ def main(given: Sequence[str]) -> None:
     options, params = settings(spelled(given), OPTIONS)
     made, asked = graph(options["model"], options["cell"], params), numbers(options)
     out = Path(options["out"] or f"runs/compare_{Path(options['model']).stem}")
-    check_writable(out)
+    out_folder(out)
     if asked["threads"]:
         torch.set_num_threads(asked["threads"])
     torch.set_flush_denormal(True)  # as train.py does
@@ -325,7 +262,6 @@ def main(given: Sequence[str]) -> None:
         "weights": sum(w.numel() for w in found[0].net.weights().values()), "device": gpu,
         "threads": torch.get_num_threads(), "torch": torch.__version__,
     }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
     page = text(rows, about)
     (out / "compare.md").write_text(page, encoding="utf-8")
     record = {**about, "params": params, "rows": [dataclasses.asdict(r) for r in rows]}

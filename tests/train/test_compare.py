@@ -7,7 +7,7 @@ import torch
 
 from framework import load_graph
 from framework.errors import ConfigError
-from scripts import compare
+from scripts import compare, compare_page
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 GRAPH = {
@@ -84,13 +84,14 @@ def test_a_gpu_is_read_after_updates_that_do_not_count(monkeypatch):
 def test_a_page_with_the_use_of_a_gpu(tmp_path):
     row = compare.Row("none", 1, "persistent", 9, 2.0, 1.9, 2.1, 20.0, 1.0, 10**6, 1.0, 0.25)
     rows = [row, compare.dataclasses.replace(row, parallel="intra", gpu=0.5)]
-    assert [line.split("|")[-2].strip() for line in compare.table(rows).splitlines()[2:]] == ["25%", "50%"]
-    compare.draw(rows, "title", tmp_path / "a.png")
-    compare.draw([row, compare.dataclasses.replace(rows[1], gpu=None)], "title", tmp_path / "b.png")
+    lines = compare_page.table(rows).splitlines()[2:]
+    assert [line.split("|")[-2].strip() for line in lines] == ["25%", "50%"]
+    compare_page.draw(rows, "title", tmp_path / "a.png")
+    compare_page.draw([row, compare.dataclasses.replace(rows[1], gpu=None)], "title", tmp_path / "b.png")
     a, b = (tmp_path / "a.png").read_bytes(), (tmp_path / "b.png").read_bytes()
-    assert "Runners differ" not in compare.text(rows, {"model": "m"})
+    assert "Runners differ" not in compare_page.text(rows, {"model": "m"})
     rows[0] = compare.dataclasses.replace(row, runners="torch")
-    assert "Runners differ" in compare.text(rows, {"model": "m"})
+    assert "Runners differ" in compare_page.text(rows, {"model": "m"})
     assert a.startswith(b"\x89PNG") and a != b, "a GPU's use where all tell it, else that of the cores"
 
 
