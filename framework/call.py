@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from framework.call_inputs import check_frames, check_indices, check_state, filled, padding_of, read_inputs
 from framework.cell import Op
-from framework.errors import ConfigError
 from framework.plan import Loop
 from framework.random import mask_values
 from framework.runners import hoisted
@@ -25,18 +25,6 @@ from framework.together import Together
 
 if TYPE_CHECKING:
     from framework.network import Network
-
-
-def _may_look(v: Tensor) -> bool:
-    """Whether reading values of v waits for nothing: on a CPU, unless a graph is being recorded."""
-    return v.device.type == "cpu" and v.numel() > 0 and not torch.compiler.is_compiling()
-
-
-def _check_indices(name: str, v: Tensor, vocab: int) -> None:
-    """Raises ConfigError when v holds other than 0..vocab-1, where that may be looked at."""
-    if _may_look(v) and not 0 <= int(v.min()) <= int(v.max()) < vocab:
-        cause = f"indices run from {int(v.min())} to {int(v.max())}, the vocabulary has {vocab}"
-        raise ConfigError(f"x['{name}']", cause, f"Pass integers from 0 to {vocab - 1}.")
 
 
 class Call:
@@ -55,19 +43,21 @@ class Call:
         """`whole`: the call of which this one is a part, `first` its first step there."""
         self.net, self.plan = net, net.plan
         self.like = net.like
-        self.inputs = self._inputs(x)
+        self.inputs = read_inputs(net.graph.inputs, x, net.like)
         given = next(iter(self.inputs.values()))
         self.steps, self.lanes = given.shape[0], given.shape[1]
-        self._check(lengths, resets)
+        check_frames(lengths, resets, self.steps, self.lanes)
         self.lengths = None if lengths is None else lengths.to(self.like.device).clamp(0, self.steps)
         self.resets = None if resets is None else resets.to(self.like.device, torch.bool)
-        self.padding = self._padding(whole is None)
+        self.padding = None if self.lengths is None else padding_of(self.lengths, self.steps)
+        if self.lengths is not None and self.padding is not None and whole is None:  # else it is done
+            self.inputs = filled(self.inputs, self.lengths, self.padding)
         for name, spec in net.graph.inputs.items():
             if spec.vocab is not None and whole is None:
-                _check_indices(name, self.inputs[name], spec.vocab)
+                check_indices(name, self.inputs[name], spec.vocab)
         self.state = net.initial_state(self.lanes)
         if state is not None:
-            self._check_state(state)
+            check_state(state, self.state)
             self.state = State(state.history, self.state.initial)
         self.ends: dict[str, Tensor] = {}  # nodes of which only the state after the chunk is known
         self.masks: dict[int, Tensor | None] = {}
@@ -97,93 +87,6 @@ class Call:
     def now(self) -> float:
         """Seconds of a clock, if times are taken."""
         return time.perf_counter() if self.clock is not None else 0.0
-
-    def _inputs(self, x: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
-        specs = self.net.graph.inputs
-        given = dict(x) if isinstance(x, Mapping) else {next(iter(specs)): x}
-        if set(given) != set(specs):
-            raise ConfigError(
-                "x",
-                f"the network's inputs are {', '.join(specs)}, given are {', '.join(given)}",
-                "Pass a dict with one tensor for each input.",
-            )
-        out: dict[str, Tensor] = {}
-        shape: tuple[int, ...] | None = None
-        for name, spec in specs.items():
-            v = given[name]
-            want = "[T, B]" if spec.vocab is not None else f"[T, B, {spec.size}]"
-            fits = v.dim() == 2 if spec.vocab is not None else v.dim() == 3 and v.shape[-1] == spec.size
-            if not fits:
-                raise ConfigError(f"x['{name}']", f"shape {tuple(v.shape)} does not fit the input {want}",
-                                  "The layout is time first: [steps, lanes, features].")  # fmt: skip
-            if shape is not None and v.shape[:2] != shape:
-                cause = f"{tuple(v.shape[:2])} steps and lanes, another input has {shape}"
-                raise ConfigError(f"x['{name}']", cause, "All inputs cover the same steps and lanes.")
-            if spec.vocab is not None and (v.is_floating_point() or v.dtype == torch.bool):
-                cause = f"{v.dtype} where the graph says indices"
-                raise ConfigError(f"x['{name}']", cause, f"Pass integers below {spec.vocab}.")
-            shape = tuple(v.shape[:2])
-            out[name] = v.long() if spec.vocab is not None else v.to(self.like.dtype)
-        if not shape or not shape[0]:
-            raise ConfigError("x", "no steps: T is 0", "Pass at least one step.")
-        if not shape[1]:
-            raise ConfigError("x", "no lanes: B is 0", "Pass at least one lane.")
-        return out
-
-    def _check(self, lengths: Tensor | None, resets: Tensor | None) -> None:
-        """Shapes and types; values only on a CPU, where looking at them waits for nothing."""
-        for name, x in (("lengths", lengths), ("resets", resets)):
-            if x is not None and not isinstance(x, Tensor):
-                raise ConfigError(name, f"a {type(x).__name__}, not a tensor", "Use torch.tensor(...).")
-        if lengths is not None and (lengths.is_floating_point() or lengths.dtype == torch.bool):
-            raise ConfigError("lengths", f"{lengths.dtype} where numbers of frames belong", "Pass integers.")
-        if lengths is not None and _may_look(lengths):
-            low, high = int(lengths.min()), int(lengths.max())
-            if low < 0 or high > self.steps:
-                cause = f"they run from {low} to {high}, the chunk has {self.steps} steps"
-                raise ConfigError("lengths", cause, f"Pass values from 0 to {self.steps}.")
-        if lengths is not None and lengths.shape != (self.lanes,):
-            cause = f"shape {tuple(lengths.shape)}, there are {self.lanes} lanes"
-            raise ConfigError("lengths", cause, f"Pass one length for each lane: [{self.lanes}].")
-        if resets is not None and resets.shape != (self.steps, self.lanes):
-            cause = f"shape {tuple(resets.shape)}, x has {self.steps} steps and {self.lanes} lanes"
-            raise ConfigError("resets", cause, f"Pass a bool tensor [{self.steps}, {self.lanes}].")
-
-    def _check_state(self, state: State) -> None:
-        if not isinstance(state, State):
-            cause = f"a {type(state).__name__}, not what a network returns"
-            raise ConfigError("state", cause, "Pass the state of the call before, or None.")
-        for name, fresh in self.state.history.items():
-            if name not in state.history or state.history[name].shape != fresh.shape:
-                found = tuple(state.history[name].shape[1:]) if name in state.history else "nothing"
-                raise ConfigError(
-                    "state",
-                    f"'{name}' holds {found}, this call needs {tuple(fresh.shape[1:])}",
-                    "Pass the state that this network returned for the same lanes, or None.",
-                )
-
-    def _padding(self, fill: bool) -> Tensor | None:
-        """Bool [T, B, 1]: frames at or past their lane's length.
-
-        They are filled with the lane's own frames over again (an empty lane: with those of the longest), so
-        that nothing in them spreads. Zeros would not do: log, 1 / x or a norm may have no slope at 0, and a
-        gradient of 0 times an infinite slope is a NaN in the weights' gradients. fill: not done yet.
-        """
-        lengths = self.lengths
-        if lengths is None:
-            return None
-        steps = torch.arange(self.steps, device=self.like.device).unsqueeze(1)
-        padding = (steps >= lengths.unsqueeze(0)).unsqueeze(-1)
-        if not fill:
-            return padding
-        lanes = torch.arange(self.lanes, device=self.like.device)
-        lane = torch.where(lengths > 0, lanes, lengths.argmax())
-        frame = steps % lengths[lane].clamp(min=1)
-        nothing = lengths.max() < 1
-        for name, v in self.inputs.items():
-            filling = v.detach()[frame, lane].masked_fill(nothing, 0)
-            self.inputs[name] = torch.where(padding if v.dim() == 3 else padding.squeeze(-1), filling, v)
-        return padding
 
     def run(self) -> tuple[Tensor | dict[str, Tensor], State]:
         """Outputs (a tensor, or a dict when there are several) and the state after the chunk."""

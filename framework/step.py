@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
+from framework.call_inputs import check_indices, check_kind
 from framework.errors import ConfigError
 from framework.plain import PlainPlan
 from framework.state import State
@@ -78,7 +79,9 @@ class Stepper:
             if vocab is None:
                 out[name] = v if v.dtype == net.like.dtype else v.to(net.like.dtype)
             else:
-                out[name] = _indices(name, v, vocab)
+                check_kind(name, v, vocab)
+                check_indices(name, v, vocab)
+                out[name] = v.long()
         return out, lanes
 
     def _check_state(self, state: State, lanes: int) -> None:
@@ -92,16 +95,3 @@ class Stepper:
                 cause = f"'{name}' holds {found}, this step needs {(depth, lanes, *units)}"
                 hint = "Pass the state that this network returned for the same lanes, or None."
                 raise ConfigError("state", cause, hint)
-
-
-def _indices(name: str, v: Tensor, vocab: int) -> Tensor:
-    """Checked where looking waits for nothing."""
-    if v.is_floating_point() or v.dtype == torch.bool:
-        cause = f"{v.dtype} where the graph says indices"
-        raise ConfigError(f"x['{name}']", cause, f"Pass integers below {vocab}.")
-    if v.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = (int(e) for e in v.aminmax())
-        if low < 0 or high >= vocab:
-            cause = f"indices run from {low} to {high}, the vocabulary has {vocab}"
-            raise ConfigError(f"x['{name}']", cause, f"Pass integers from 0 to {vocab - 1}.")
-    return v.long()

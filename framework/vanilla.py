@@ -8,33 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from framework.cell import Op
-from framework.component import Component, Target
+from framework.component import Component
 from framework.steps import Linear, Loop, Map, Step
+from framework.vanilla_gates import Gate, Gates, No, Row
 
 if TYPE_CHECKING:
     from framework.machine import Machine
 
 Kind = Literal["lstm", "gru", "rnn_tanh", "rnn_relu"]
-
-
-@dataclass(frozen=True, slots=True)
-class Gate:
-    """One gate: the weight names that torch has in one block of rows.
-
-    inputs: for each of `Vanilla.sources` the weights that are added up (none: zeros); bias, const: weights
-    and a number that are added up; inner, inner_const: the same of the bias beside the recurrent product in
-    the candidate of a GRU.
-    """
-
-    inputs: tuple[tuple[str, ...], ...]
-    recurrent: str
-    bias: tuple[str, ...] = ()
-    const: float = 0.0
-    inner: tuple[str, ...] = ()
-    inner_const: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +41,6 @@ class Vanilla:
     rests: bool = True
 
 
-class _No(Exception):
-    """Why a loop is none of them; ends the search."""
-
-
 def mark(
     made: Sequence[Component],
     steps: Sequence[Step],
@@ -78,7 +58,7 @@ def mark(
     for k, c in enumerate(made):
         try:
             found: Vanilla | str = _Match(c, ops, read).run(steps, loops.get(k, -1), zero)
-        except _No as no:
+        except No as no:
             found = str(no)
         out.append(replace(c, vanilla=found))
     return tuple(out)
@@ -118,37 +98,27 @@ def _reads(
             yield from made[step.component].ext
 
 
-class _Row(NamedTuple):
-    """A gate that was found: its op, its function ("candidate": the tanh of a GRU's), its units."""
-
-    at: int
-    function: str
-    size: int
-
-
-class _Match:
+class _Match(Gates):
     """Lives only while one component is looked at."""
 
     def __init__(self, c: Component, program: Sequence[Op], read: set[int]):
-        self.c, self.program, self.read = c, program, read
-        self.targets: dict[int, Target] = {t.op: t for t in c.targets}
-        self.sources: list[int] = []
-        self.hidden = ""
+        super().__init__(c, program)
+        self.read = read
 
     def run(self, steps: Sequence[Step], pre: int, zero: frozenset[str]) -> Vanilla:
-        """The whole match. Raises _No."""
+        """The whole match. Raises `No`."""
         c = self.c
         self.check()
         step = steps[pre] if pre >= 0 else None
         if not isinstance(step, Linear) or any(a.kind in ("value", "gather") for a in step.addends):
-            raise _No("its hoisted sums are not products of inputs alone")
+            raise No("its hoisted sums are not products of inputs alone")
         self.hidden, memory = self.names()
         h = self.see(c.roots[self.hidden])
         kind, rows, project = self.lstm(h, memory) if memory else self.gru_or_rnn(h)
         for row in rows:
             self.gate(row)
         if not self.sources:
-            raise _No("it has no input")
+            raise No("it has no input")
         given = self.given(h, memory)
         # All sources are known only now: each gate gets a place for every one of them.
         gates = tuple(self.gate(row) for row in rows)
@@ -161,13 +131,13 @@ class _Match:
         """What needs no look at equations."""
         c = self.c
         if c.kind != "dense" or not 1 <= len(c.states) <= 2:
-            raise _No("it is no LSTM, GRU or RNN")
+            raise No("it is no LSTM, GRU or RNN")
         if c.ext:
-            raise _No("it takes values from outside in the loop")
+            raise No("it takes values from outside in the loop")
         if any(distance != 1 for distance in c.states.values()):
-            raise _No("it reads further back than one step")
+            raise No("it reads further back than one step")
         if len(c.cell) > 64:
-            raise _No("it is no LSTM, GRU or RNN")
+            raise No("it is no LSTM, GRU or RNN")
 
     def names(self) -> tuple[str, str]:
         """The state that is multiplied in the loop, and the other one."""
@@ -179,7 +149,7 @@ class _Match:
         }
         others = [n for n in c.states if n not in multiplied]
         if len(multiplied) != 1:
-            raise _No("its products read more than one state, or none")
+            raise No("its products read more than one state, or none")
         return next(iter(multiplied)), others[0] if others else ""
 
     def given(self, h: int, memory: str) -> tuple[int, ...]:
@@ -191,34 +161,14 @@ class _Match:
                 out.append(at)
                 continue
             if not memory or local != self.see(c.roots[memory]):
-                raise _No("a value inside it is read outside")
+                raise No("a value inside it is read outside")
             if at in self.read:
-                raise _No(f"{memory} is read outside")
+                raise No(f"{memory} is read outside")
         return tuple(out)
 
     # Equations ------------------------------------------------------------------------------------------
 
-    def see(self, at: int) -> int:
-        """The op behind copies."""
-        while self.c.cell[at].kind == "copy":
-            at = self.c.cell[at].args[0]
-        return at
-
-    def op(self, at: int) -> Op:
-        return self.c.cell[self.see(at)]
-
-    def reads(self, at: int, node: str) -> bool:
-        """Whether it is the value of a state one step before."""
-        op = self.op(at)
-        return op.kind == "shift" and op.name == node
-
-    def factors(self, at: int, what: str) -> tuple[int, int]:
-        op = self.op(at)
-        if op.kind != "prod" or len(op.args) != 2:
-            raise _No(what)
-        return op.args[0], op.args[1]
-
-    def lstm(self, h: int, memory: str) -> tuple[Kind, list[_Row], str]:
+    def lstm(self, h: int, memory: str) -> tuple[Kind, list[Row], str]:
         """h = o * tanh(c), or a product of it; c = f * c[t-1] + i * g."""
         c, other = self.c, "its h is not o * tanh(c)"
         project, m = "", h
@@ -227,53 +177,53 @@ class _Match:
             full = [a for a in c.cell[h].args if c.cell[a].kind == "full"]
             target, terms = self.targets[h], len(c.cell[h].args)
             if len(full) != 1 or terms != 2 or target.addends or target.const:
-                raise _No("its projection is not a product alone")
+                raise No("its projection is not a product alone")
             project, m = c.cell[full[0]].name, self.see(c.cell[full[0]].args[0])
             if c.cell[h].size >= size:
-                raise _No("it projects to no fewer units than it has")
+                raise No("it projects to no fewer units than it has")
         a, b = self.factors(m, other)
         if self.op(a).kind != "tanh" or self.see(self.op(a).args[0]) != self.see(c.roots[memory]):
             a, b = b, a
         if self.op(a).kind != "tanh" or self.see(self.op(a).args[0]) != self.see(c.roots[memory]):
-            raise _No(other)
+            raise No(other)
         out, other = b, "its c is not f * c[t-1] + i * g"
         terms = self.op(c.roots[memory])
         if terms.kind != "sum" or terms.coefs != (1.0, 1.0) or terms.value:
-            raise _No(other)
+            raise No(other)
         pairs = [self.factors(t, other) for t in terms.args]
         pairs.sort(key=lambda p: not any(self.reads(x, memory) for x in p))
         (x, y), (i, g) = pairs
         forget = y if self.reads(x, memory) else x
         if not self.reads(x if forget == y else y, memory):
-            raise _No(other)
+            raise No(other)
         if self.op(i).kind == "tanh":
             i, g = g, i
         gates = ((i, "sigmoid"), (forget, "sigmoid"), (g, "tanh"), (out, "sigmoid"))
-        return "lstm", [_Row(at, function, size) for at, function in gates], project
+        return "lstm", [Row(at, function, size) for at, function in gates], project
 
-    def gru_or_rnn(self, h: int) -> tuple[Kind, list[_Row], str]:
+    def gru_or_rnn(self, h: int) -> tuple[Kind, list[Row], str]:
         """One state: h = f(...), or between h[t-1] and a candidate."""
         op = self.c.cell[h]
         if op.kind in ("tanh", "relu"):
-            return "rnn_tanh" if op.kind == "tanh" else "rnn_relu", [_Row(h, op.kind, op.size)], ""
+            return "rnn_tanh" if op.kind == "tanh" else "rnn_relu", [Row(h, op.kind, op.size)], ""
         update, candidate = self.mixed(h)
         start = self.op(self.op(candidate).args[0]) if self.op(candidate).kind == "tanh" else None
         other = "its candidate is not tanh(full(x) + r * full(h[t-1]))"
         if start is None or start.kind != "sum":
-            raise _No(other)
+            raise No(other)
         inner = [a for a in start.args if self.op(a).kind == "prod"]
         if len(inner) != 1:
-            raise _No(other)
+            raise No(other)
         a, b = self.factors(inner[0], other)
         reset = a if self.op(a).kind == "sigmoid" else b
         gates = ((reset, "sigmoid"), (update, "sigmoid"), (candidate, "candidate"))
-        return "gru", [_Row(at, function, op.size) for at, function in gates], ""
+        return "gru", [Row(at, function, op.size) for at, function in gates], ""
 
     def mixed(self, h: int) -> tuple[int, int]:
         """(u, n) of h = u * h[t-1] + (1 - u) * n, or of n + u * (h[t-1] - n)."""
         op, hidden, other = self.c.cell[h], self.hidden, "its h is not u * h[t-1] + (1 - u) * n"
         if op.kind != "sum" or op.coefs != (1.0, 1.0) or op.value:
-            raise _No(other)
+            raise No(other)
         products = [self.factors(a, other) for a in op.args if self.op(a).kind == "prod"]
         if len(products) == 2:
             products.sort(key=lambda p: not any(self.reads(x, hidden) for x in p))
@@ -293,67 +243,4 @@ class _Match:
                     signs = {coef: a for a, coef in zip(minus.args, minus.coefs, strict=True)}
                     if self.reads(signs[1.0], hidden) and self.see(signs[-1.0]) == self.see(n):
                         return u, n
-        raise _No(other)
-
-    # Gates ----------------------------------------------------------------------------------------------
-
-    def gate(self, row: _Row) -> Gate:
-        """A gate, a function of a sum of products."""
-        op, size, candidate = self.op(row.at), row.size, row.function == "candidate"
-        if op.kind != ("tanh" if candidate else row.function):
-            raise _No(f"one of its gates is {op.kind}(...), not {row.function}(...)")
-        start = self.see(op.args[0])
-        target = self.targets.get(start)
-        if target is None:
-            raise _No("one of its gates is no sum of products")
-        if self.c.cell[start].size != size:
-            raise _No("its gates have different sizes")
-        inputs, bias, const = self.outer(target)
-        rest = self.rest(start)
-        if not candidate:
-            return Gate(inputs, self.recurrent(rest), bias, const)
-        if len(rest) != 1:
-            raise _No("its candidate adds up more than full(x) and r * full(h[t-1])")
-        inner = next((self.see(a) for a in self.op(rest[0]).args if self.see(a) in self.targets), -1)
-        if inner < 0 or self.c.cell[inner].size != size:
-            raise _No("its reset gate does not scale a product of h[t-1]")
-        fed, second, second_const = self.outer(self.targets[inner])
-        if any(fed):
-            raise _No("its reset gate scales a product of the input")
-        return Gate(inputs, self.recurrent(self.rest(inner)), bias, const, second, second_const)
-
-    def rest(self, at: int) -> list[int]:
-        """What a sum adds to its hoisted part."""
-        op = self.c.cell[at]
-        if any(coef != 1.0 for coef in op.coefs):
-            raise _No("a term of it has a factor")
-        return [a for a in op.args if self.c.cell[a].kind != "pre"]
-
-    def recurrent(self, rest: Sequence[int]) -> str:
-        """The weight of the one product of h[t-1] in a sum."""
-        if len(rest) != 1 or self.c.cell[rest[0]].kind != "full":
-            raise _No("one of its gates adds up more than products of the input and of h[t-1]")
-        op = self.c.cell[rest[0]]
-        if not self.reads(op.args[0], self.hidden):
-            raise _No("one of its gates reads another value than h[t-1]")
-        return op.name
-
-    def outer(self, target: Target) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...], float]:
-        """Input weights by source, biases and the number in the hoisted part of a sum."""
-        weights: dict[int, list[str]] = {}
-        bias: list[str] = []
-        for a, coef in target.addends:
-            op = self.program[a]
-            if coef != 1.0:
-                raise _No("a term of it has a factor")
-            if op.kind == "param":
-                if op.size != target.hi - target.lo:
-                    raise _No("a bias of it is smaller than its gate")
-                bias.append(op.name)
-            elif op.kind == "full":
-                if op.args[0] not in self.sources:
-                    self.sources.append(op.args[0])
-                weights.setdefault(op.args[0], []).append(op.name)
-            else:
-                raise _No("its hoisted sums are not products of inputs alone")
-        return tuple(tuple(weights.get(s, ())) for s in self.sources), tuple(bias), target.const
+        raise No(other)

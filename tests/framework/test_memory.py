@@ -12,7 +12,7 @@ from torch import Tensor
 from framework import Network, load_graph, lstm, make_plan
 from framework.errors import ConfigError
 from framework.load import load_graph as load
-from framework.runners import rebuild
+from framework.runners import rebuild_parts
 from framework.runners.rebuild import RebuildLoop
 from framework.steps import block_steps
 from tests import oracle
@@ -38,7 +38,7 @@ NOISY = {
 @pytest.fixture(autouse=True)
 def short_blocks(monkeypatch: pytest.MonkeyPatch):
     """Blocks of two steps, or as long as the longest delay: chunks of tests are short."""
-    monkeypatch.setattr(rebuild, "block_steps", lambda steps, lanes, reach: min(steps, max(2, reach)))
+    monkeypatch.setattr(rebuild_parts, "block_steps", lambda steps, lanes, reach: min(steps, max(2, reach)))
 
 
 def network(graph, seed: int, memory: str, chunk: int | None) -> tuple[Network, dict[str, Tensor]]:

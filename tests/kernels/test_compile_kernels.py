@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from framework import Network, call, load_graph
+from framework import Network, call_inputs, load_graph
 
 STEPS, LANES = 6, 3
 GRAPHS: dict[str, dict[str, Any]] = {
@@ -113,7 +113,7 @@ def test_no_value_is_read_on_the_way_to_kernels(
 ):
     """But the seed of random masks, which is drawn on the CPU. What is checked on a CPU alone is left out."""
     net = network(GRAPHS[name], **more)
-    monkeypatch.setattr(call, "_may_look", lambda x: False)
+    monkeypatch.setattr(call_inputs, "may_look", lambda x: False)
     with Reads() as reads:
         results(net, net, batch(), lengths=torch.tensor([STEPS, 4, 0]), resets=torch.rand(STEPS, LANES) < 0.3)
     assert reads.seen == ["aten._local_scalar_dense.default"] * 2 * draws

@@ -13,7 +13,7 @@ import torch
 
 from framework import Network, load_graph, lstm
 from framework.graph import Graph
-from framework.runners import rebuild
+from framework.runners import rebuild_parts
 from framework.runners.rebuild import RebuildLoop
 from framework.runners.triton_persistent import PersistentLoop
 from kernels.persistent_layout import Layout
@@ -39,7 +39,7 @@ UNITS = {
 @pytest.fixture(autouse=True)
 def float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Blocks of two steps."""
-    monkeypatch.setattr(rebuild, "block_steps", lambda steps, lanes, reach: min(steps, max(2, reach)))
+    monkeypatch.setattr(rebuild_parts, "block_steps", lambda steps, lanes, reach: min(steps, max(2, reach)))
     with prepared():
         yield
 
