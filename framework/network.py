@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from framework import compiled
 from framework.call import Call
 from framework.chunks import run_chunks
 from framework.component import Component
@@ -44,7 +45,7 @@ RUNNERS: Mapping[str, Callable[[Component, Plan], LoopRunner]] = {
     "persistent": lambda c, plan: PersistentLoop(c, plan.machine, False, plan.products.by),
     "streamed": lambda c, plan: PersistentLoop(c, plan.machine, True, plan.products.by),
     "scan": lambda c, plan: ScanLoop(c),
-    "compiled": lambda c, plan: CompiledLoop(c, plan.products.by),
+    "compiled": lambda c, plan: CompiledLoop(c, plan.products.by, plan.machine.dtype in compiled.NARROW),
     "torch": lambda c, plan: TorchLoop(c, plan.parallel == "none", plan.products.by),
 }
 

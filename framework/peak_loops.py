@@ -55,7 +55,7 @@ class Loops(Tensors):
         c, loop = self.plan.components[component], self.net.loops[component]
         inner = loop.inner if isinstance(loop, RebuildLoop) else loop
         if isinstance(inner, CompiledLoop):
-            return inner.packed() * self.item
+            return inner.packed(self.net.like.dtype)
         shapes = [(run.hi - run.lo, c.cell[run.source].size) for run in c.runs]
         return sum(n * m * self.item for n, m in shapes if copies_weights(self.net.like, self.lanes, n, m))
 

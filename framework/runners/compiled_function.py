@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from framework.runners import compiled_product as product
 from framework.runners.compiled_math import pointwise, weighted
-from framework.runners.compiled_nests import ZERO, Nest, Piece, Product, Scheduler
+from framework.runners.compiled_nests import WIDE, ZERO, Nest, Piece, Product, Scheduler
 from framework.runners.compiled_rows import row
 from framework.runners.compiled_text import Code, Vectors
 from framework.runners.emit import Place
@@ -102,7 +102,7 @@ class Emitter:
         control = self._flush_denormals() if v.x86 else ""
         for piece, name in self.packs.items():
             lo, hi = self._share(product.panels(v, piece.n), "%tid", "%nt")
-            w = c.at(self.bases[piece.weight], piece.start)
+            w = c.at(self.bases[piece.weight], piece.start, v.narrow)
             apart = piece.apart_n, piece.apart_k
             product.pack(c, self.bases[name], w, piece.n, piece.k, *apart, lo, hi)
         if self.packs:
@@ -153,7 +153,7 @@ class Emitter:
                 self.bases.setdefault(piece.weight, "")
                 if piece not in self.packs:
                     name = self.packs[piece] = f"Q{len(self.packs)}"
-                    sizes[name] = product.panels(self.c.v, piece.n) * product.columns(self.c.v) * piece.k
+                    sizes[name] = product.packed(self.c.v, piece.n, piece.k)
         self.bases.update(dict.fromkeys(sizes, ""))
         return sizes
 
@@ -241,8 +241,8 @@ class Emitter:
             if i in nest.ops and i in self.step.cuts:
                 where, value, otherwise = self.step.cuts[i]
                 found |= {where: 1, value: nest.size} | ({} if otherwise is None else {otherwise: nest.size})
-            if i in nest.ops and i in self.step.extra:
-                found[self.step.extra[i]] = nest.size
+            if i in nest.ops:
+                found |= dict.fromkeys(self.step.extra.get(i, ()), nest.size)
         return found
 
     def _x(self, p: Product) -> Place:
@@ -257,7 +257,7 @@ class Emitter:
 
     def _lane0(self, p: Place) -> str:
         """The address of a place at this step, of lane 0."""
-        c, base, real = self.c, self.bases[p.base], _element(p)
+        c, base, real = self.c, self.bases[p.base], self._kind(p)
         if p.mode == "temp" and self.slabs:
             return c.at(base, c.i64("add", c.i64("mul", self.first, self.width[p.base]), p.lo), real)
         if p.mode in ("param", "temp"):
@@ -271,7 +271,13 @@ class Emitter:
     def _lane(self, start: str, p: Place, b: str) -> str:
         """The address of lane b."""
         apart = self._apart(p)
-        return self.c.at(start, self.c.i64("mul", b, apart), _element(p)) if apart else start
+        return self.c.at(start, self.c.i64("mul", b, apart), self._kind(p)) if apart else start
+
+    def _kind(self, p: Place) -> str:
+        """The type of the elements, where they are no full numbers."""
+        if p.base[0] == "K":
+            return "i8"
+        return "" if p.base[0] in WIDE else self.c.v.narrow
 
     # Nests --------------------------------------------------------------------------------------------
 
@@ -281,14 +287,16 @@ class Emitter:
             x, packed = self._x(p), self.bases[self.packs[p.piece]]
             out = self._lane0(p.out), self._apart(p.out)
             given = self._lane0(x), self._apart(x)
+            assert self._kind(p.out) == "" and self._kind(x) == c.v.narrow, nest
             product.multiply(c, *out, *given, packed, p.piece.n, p.piece.k, p.add, *span, self.lanes)
         elif nest.kind == "row":
             (i,), ((_, out),) = nest.ops, nest.stores
             op = self.step.ops[i]
             x = self.scheduler.read(op.args[0])
             x0, out0 = self._lane0(x), self._lane0(out)
+            assert self._kind(out) == "", nest
             with c.loop(*span) as b:
-                row(c, op, self._lane(x0, x, b), self._lane(out0, out, b), nest.size)
+                row(c, op, (self._lane(x0, x, b), self._kind(x)), self._lane(out0, out, b), nest.size)
         else:
             self._point(nest, span)
 
@@ -304,7 +312,7 @@ class Emitter:
                     byte = c.get(f"load i8, ptr {lane[p]}, align 1")
                     known[p] = c.get(f"icmp ne i8 {byte}, 0")
                 elif units == 1 < size:
-                    known[p] = c.splat(c.scalar(lane[p]))
+                    known[p] = c.splat(c.scalar(lane[p], self._kind(p)))
             with c.loop(*span) as block:
                 u = c.i64("mul", block, v.width)
                 mask = c.mask(c.i64("sub", size, u)) if size % v.width else ""
@@ -312,7 +320,7 @@ class Emitter:
 
                 def load(p: Place) -> str:
                     if p not in loaded:
-                        loaded[p] = c.load(c.at(lane[p], u), mask)
+                        loaded[p] = c.load(c.at(lane[p], u, self._kind(p)), mask, self._kind(p))
                     return loaded[p]
 
                 values: dict[int, str] = {ZERO: c.const(0.0)}
@@ -321,7 +329,7 @@ class Emitter:
                 for i, place in nest.stores:
                     if i not in values:
                         values[i] = self._operand(i, values, load)
-                    c.store(values[i], c.at(lane[place], u), mask)
+                    c.store(values[i], c.at(lane[place], u, self._kind(place)), mask, self._kind(place))
 
     def _operand(self, a: int, values: Mapping[int, str], load: Callable[[Place], str]) -> str:
         if self.step.is_number(a):
@@ -345,12 +353,6 @@ class Emitter:
         if op.kind == "sum":
             pairs = zip(op.args, op.coefs, strict=True)
             terms = [(self._operand(a, values, load), coef) for a, coef in pairs if a not in step.skip]
-            if i in step.extra:
-                terms.insert(0, (load(step.extra[i]), 1.0))
+            terms = [*((load(p), 1.0) for p in step.extra.get(i, ())), *terms]
             return weighted(c, terms, op.value)
         return pointwise(c, op, [self._operand(a, values, load) for a in op.args])
-
-
-def _element(p: Place) -> str:
-    """The type of the elements, where they are no numbers."""
-    return "i8" if p.base[0] == "K" else ""

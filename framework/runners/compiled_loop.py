@@ -19,26 +19,40 @@ from framework.errors import ConfigError
 from framework.products import By
 from framework.runners import compiled_native as native
 from framework.runners.compiled_function import Emitter, Function
-from framework.runners.compiled_nests import Step, nests_of
+from framework.runners.compiled_nests import WIDE, Step, nests_of
 from framework.runners.compiled_rebuild import Rebuild, slab_steps
 from framework.runners.compiled_steps import Forward, Reverse
 from framework.runners.compiled_threads import at_once
 from framework.runners.loop import Chunk
-from framework.runners.source import Buffer, Source
+from framework.runners.source import Buffer, Source, pads
 from framework.runners.torch_loop import TorchLoop
 
-REALS = {torch.float32: "float", torch.float64: "double"}
+# In what it computes, and in what numbers lie in memory where that is smaller.
+REALS = {
+    torch.float32: ("float", ""),
+    torch.float64: ("double", ""),
+    torch.bfloat16: ("float", "bfloat"),
+    torch.float16: ("float", "half"),
+}
 # Weights up to this many bytes stay in a core's second cache: threads then share lanes, and each reads all of
 # them at every step.
 NEAR = 1 << 20
 WORK = 1 << 20  # multiplications of a whole call for each thread, so that it is worth its start
 
 
-class CompiledLoop(TorchLoop):
-    """One component, compiled to machine code on first use."""
+def computed(dtype: torch.dtype) -> torch.dtype:
+    """In what a loop on such tensors computes."""
+    return torch.promote_types(dtype, torch.float32)
 
-    def __init__(self, c: Component, by: By = "torch"):
+
+class CompiledLoop(TorchLoop):
+    """One component, compiled to machine code on first use. narrow: it runs on bfloat16 or float16, and
+    computes in float32.
+    """
+
+    def __init__(self, c: Component, by: By = "torch", narrow: bool = False):
         super().__init__(c, by=by)
+        self.narrow = narrow
         self._sources: dict[tuple[str, bool, frozenset[int] | None], tuple[Source, _Native]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -61,11 +75,12 @@ class CompiledLoop(TorchLoop):
             slabs = kind == "rebuild"
             if kind == "backward":
                 places = self.source("train", masked)[0].places
-                made = Reverse(self.c, self.backward_cell(given), places, self.weights, masked)
+                d = self.backward_cell(given)
+                made = Reverse(self.c, d, places, self.weights, masked, self.narrow)
             else:
                 saved = self.backward_cell().saved if kind != "infer" else frozenset()
                 make = Rebuild if slabs else Forward
-                made = make(self.c, saved if given is None else given, self.weights, masked)
+                made = make(self.c, saved if given is None else given, self.weights, masked, self.narrow)
             known = (made.source, _Native(self.c, made.step(), made.source, kind != "backward", slabs))
             self._sources[kind, masked, given] = known
         return known
@@ -90,11 +105,11 @@ class CompiledLoop(TorchLoop):
         """None: machine code multiplies itself."""
         return {}
 
-    def packed(self) -> int:
-        """Numbers of the copies of its weights that a call makes."""
+    def packed(self, dtype: torch.dtype) -> int:
+        """Bytes of the copies of its weights that a call on such tensors makes."""
         source = self.source("train", False)[1]
         assert isinstance(source, _Native)
-        return sum(source.function(torch.float32)[0].packs.values())
+        return sum(source.function(dtype)[0].packs.values()) * computed(dtype).itemsize
 
 
 class _Native:
@@ -111,11 +126,17 @@ class _Native:
             if nest.product is not None:
                 places.append(nest.product.out)
             for place in places:
-                if place.mode == "temp":  # M<op>, or M<op>p for what products add to it
-                    size = step.ops[int(place.base.strip("Mp"))].size
-                    mode = "block" if slabs else "temp"
-                    source.buffers.setdefault(place.base, Buffer(mode, size))
+                if place.mode == "temp":
+                    mode, size = "block" if slabs else "temp", self._size(place.base, step)
+                    source.buffers.setdefault(place.base, Buffer(mode, size, wide=place.base[0] in WIDE))
         self._functions: dict[torch.dtype, tuple[Function, Callable[..., None]]] = {}
+
+    def _size(self, base: str, step: Step) -> int:
+        """The columns of what is there for one step: N<run>, H<op>, M<op>, M<op>p that products add to it."""
+        if base[0] == "N":
+            run = self.c.runs[int(base[1:])]
+            return run.hi - run.lo
+        return step.ops[int(base.strip("HMp"))].size
 
     def _widths(self) -> dict[str, int]:
         """The columns of each buffer."""
@@ -136,7 +157,7 @@ class _Native:
         """The text, and what it is compiled to."""
         known = self._functions.get(dtype)
         if known is None:
-            v = native.vectors(REALS[dtype])
+            v = native.vectors(*REALS[dtype])
             made = Emitter(self.nests, self.scheduler, self._widths(), self.forward, v, self.slabs).emit()
             known = self._functions[dtype] = (made, native.function(made.text))
         return known
@@ -150,9 +171,14 @@ class _Native:
         back: list[tuple[Tensor, Tensor]] = []
         addresses = []
         for name in made.bases:
-            x = like.new_empty(made.packs[name]) if name in made.packs else v[name]
+            if name in made.packs:
+                x = like.new_empty(made.packs[name], dtype=computed(like.dtype))
+            else:
+                x = v[name]
             if isinstance(x, list):  # a ring: its rows one after the other
                 x = v[name] = torch.stack(x)
+                if name[0] == "Z":
+                    self._enter(x, int(name[1:]), steps, v)
             if not x.is_contiguous():
                 packed = x.contiguous()
                 if name[0] in "PVSRGXCM":
@@ -162,7 +188,7 @@ class _Native:
             addresses.append(x.data_ptr())
         pointers = (ctypes.c_void_p * len(addresses))(*addresses)
         sync = (ctypes.c_int64 * 16)()
-        n, units = self._threads(made, steps, lanes, like.element_size())
+        n, units = self._threads(made, steps, lanes, computed(like.dtype).itemsize)
 
         def part(i: int, of: int) -> None:
             if self.slabs:
@@ -179,6 +205,13 @@ class _Native:
         at_once(part, n, let_go)
         for x, packed in back:
             x.copy_(packed)
+
+    def _enter(self, ring: Tensor, root: int, steps: int, v: dict[str, Any]) -> None:
+        """Fill a ring with the states around the chunk, which stand with those of the chunk in V."""
+        lo, hi = v[f"span{root}"]
+        front = pads(self.c)[0]
+        for row in range(lo, hi):
+            ring[(row - front) % len(ring)] = v[f"V{root}"][row]
 
     def _threads(self, made: Function, steps: int, lanes: int, itemsize: int) -> tuple[int, bool]:
         """(how many, whether they share units rather than lanes)."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from framework.errors import ConfigError
 from framework.runners.compiled_text import Vectors
 
 OPTIONS = """
@@ -47,18 +48,23 @@ def _host() -> tuple[str, str]:
 
 
 @cache
-def vectors(real: str) -> Vectors:
-    """What vectors of float or double are best here."""
+def vectors(real: str, narrow: str = "") -> Vectors:
+    """What vectors of float or double are best here. narrow: see `Vectors`. Raises ConfigError where the
+    processor cannot convert it.
+    """
     llvm = _llvm()
     can = llvm.get_host_cpu_features()
     x86 = llvm.get_process_triple().startswith(("x86", "i386", "i686", "amd64"))
+    if x86 and narrow == "half" and not can.get("f16c"):
+        raise ConfigError("runner", "this processor does not convert float16", "Take runner=torch.")
     if can.get("avx512f"):
         size, registers = 64, 32
     elif can.get("avx"):
         size, registers = 32, 16
     else:
         size, registers = 16, 16 if x86 else 32
-    return Vectors(real, size // (4 if real == "float" else 8), registers, x86)
+    pairs = narrow == "bfloat" and size == 64 and bool(can.get("avx512bf16"))
+    return Vectors(real, size // (4 if real == "float" else 8), registers, x86, narrow, pairs)
 
 
 def folder() -> Path:

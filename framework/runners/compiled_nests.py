@@ -15,6 +15,9 @@ from framework.runners.emit import Place
 
 ROWS = ("normalize", "rstd", "softmax", "rowsum")
 ZERO = -1  # stands for the number 0 where an op is stored
+# Letters of buffers of full numbers where all others are narrow: carried to other steps, of one step, sums of
+# products; see `source.py` and `compiled_steps.py`.
+WIDE = "CMNZ"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,8 @@ class Step:
     ids: ops in order, arguments first; an op of `memory` among them is one whose value is stored elsewhere,
     too. memory: values that are there before the step, or as soon as products have given them. stores: where
     an op must go; homes: where it goes if a later nest needs it (by default a row of its own, M<op>). skip:
-    arguments of sums that products have added already; extra: what stands for them.
+    arguments of sums that products have added already; extra: what stands for them. narrow: numbers in
+    memory are rounded, but for those in WIDE.
     """
 
     ops: Sequence[Op]
@@ -73,8 +77,9 @@ class Step:
     homes: dict[int, Place] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
     skip: set[int] = field(default_factory=set)
-    extra: dict[int, Place] = field(default_factory=dict)
+    extra: dict[int, list[Place]] = field(default_factory=dict)
     cuts: dict[int, tuple[Place, Place, Place | None]] = field(default_factory=dict)  # see `reads`
+    narrow: bool = False
 
     def reads(self, i: int) -> list[int]:
         """Ops that op i takes as arguments. One that is in memory and one of `cuts` read places only: value
@@ -251,8 +256,11 @@ class Scheduler:
     def home(self, i: int) -> Place:
         """Where op i is read by other nests."""
         if i not in self.place:
-            stores = self.step.stores.get(i)
-            self.place[i] = stores[0] if stores else self.step.homes.get(i, Place(f"M{i}", "temp"))
+            stores, own = self.step.stores.get(i), Place(f"M{i}", "temp")
+            if self.step.narrow:  # what this step reads is not rounded
+                self.place[i] = next((p for p in stores or () if p.base[0] in WIDE), own)
+            else:
+                self.place[i] = stores[0] if stores else self.step.homes.get(i, own)
         return self.place[i]
 
     def read(self, i: int) -> Place:
@@ -265,8 +273,9 @@ class Scheduler:
     def _targets(self, i: int) -> list[Place]:
         """All places that op i is written to."""
         stores = list(self.step.stores.get(i, ()))
-        if i in self.crossed and not stores:
-            stores = [self.home(i)]
+        rounded = self.step.narrow and self.ops[i].kind in ROWS  # they read what they have written
+        if (i in self.crossed or rounded) and i not in self.step.memory and self.home(i) not in stores:
+            stores.insert(0, self.home(i))
         return stores
 
     def _nests(self, kind: str, size: int, group: list[int], product: Product | None) -> list[Nest]:

@@ -4,6 +4,9 @@ A panel is PANEL vectors of columns of the result: the weights of it lie packed,
 they are read in order, once for a tile of rows. Of each row of a tile PANEL vectors of sums stay in
 registers; a number of the row is multiplied with the panel's row of weights (as in Goto & van de Geijn 2008,
 Anatomy of high-performance matrix multiplication).
+
+Where the processor multiplies pairs of bfloat and adds up both products, rows and weights are such pairs:
+a panel is then [K / 2, PANEL * width] pairs, a line each; an odd K ends with half a pair and zeros.
 """
 
 from __future__ import annotations
@@ -28,6 +31,42 @@ def panels(v: Vectors, n: int) -> int:
     return -(-n // columns(v))
 
 
+def packed(v: Vectors, n: int, k: int) -> int:
+    """How many full numbers (or pairs) the panels of a matrix [n, k] are."""
+    return panels(v, n) * columns(v) * (-(-k // 2) if v.pairs else k)
+
+
+def _lines(c: Code, up: bool = False) -> str:
+    """Lines of a panel with %k numbers in a column. up: with half a pair."""
+    if not c.v.pairs:
+        return "%k"
+    return c.get(f"lshr i64 {c.i64('add', '%k', 1) if up else '%k'}, 1")
+
+
+def _number(c: Code, row: str, line: str, half: bool = False) -> str:
+    """What of a row goes with a line: a number or a pair. half: only the first of a pair, and 0."""
+    v = c.v
+    if not v.pairs:
+        return c.scalar(c.at(row, line, v.narrow), v.narrow)
+    there = c.at(row, c.i64("mul", line, 2), v.narrow)
+    if not half:
+        return c.get(f"load float, ptr {there}, align 2")
+    word = c.get(f"load i16, ptr {there}, align 2")
+    return c.get(f"bitcast i32 {c.get(f'zext i16 {word} to i32')} to float")
+
+
+def _multiplied(c: Code, x: str, weights: str, total: str) -> str:
+    """x * weights + total, where a pair gives two products."""
+    v = c.v
+    if not v.pairs:
+        return c.fma(x, weights, total)
+    # In LLVM before 22 it takes whole numbers for pairs; later ones read this, too.
+    name = f"@llvm.x86.avx512bf16.dpbf16ps.{32 * v.width}"
+    c.declare(f"{v.type} {name}({v.type}, {v.integers}, {v.integers})")
+    a, b = (c.get(f"bitcast {v.type} {y} to {v.integers}") for y in (x, weights))
+    return c.get(f"call {v.type} {name}({v.type} {total}, {v.integers} {a}, {v.integers} {b})")
+
+
 def tile(v: Vectors, rows: int) -> Code:
     """The function `tile<rows>`: out[r, :] (+)= x[r, :] by a panel.
 
@@ -39,30 +78,34 @@ def tile(v: Vectors, rows: int) -> Code:
     masks = [c.mask(c.i64("sub", "%left", j * v.width)) for j in range(PANEL)]
     adds = c.splat_bits("%add")
     places = [c.at("%out", c.i64("mul", "%ostride", r)) for r in range(rows)]
-    xs = [c.at("%x", c.i64("mul", "%xstride", r)) for r in range(rows)]
+    xs = [c.at("%x", c.i64("mul", "%xstride", r), v.narrow) for r in range(rows)]
     sums = []
     for _ in range(apart):
         for _ in range(rows):
             for _ in range(PANEL):
                 sums.append(c.variable(v.type, "zeroinitializer"))
 
-    def step(k: str, part: int) -> None:
+    def step(k: str, part: int, half: bool = False) -> None:
         weights = [c.load(c.at("%panel", c.i64("add", c.i64("mul", k, columns(v)), j * v.width)))
                    for j in range(PANEL)]  # fmt: skip
         for r in range(rows):
-            x = c.splat(c.scalar(c.at(xs[r], k)))
+            x = c.splat(_number(c, xs[r], k, half))
             for j in range(PANEL):
                 p = sums[(part * rows + r) * PANEL + j]
                 old = c.get(f"load {v.type}, ptr {p}")
-                c.put(f"store {v.type} {c.fma(x, weights[j], old)}, ptr {p}")
+                c.put(f"store {v.type} {_multiplied(c, x, weights[j], old)}, ptr {p}")
 
-    whole = c.get(f"and i64 %k, {-apart}")
+    lines = _lines(c)
+    whole = c.get(f"and i64 {lines}, {-apart}")
     with c.loop(0, whole, apart) as k:
         for part in range(apart):
             step(c.i64("add", k, part), part)
     if apart > 1:
-        with c.loop(whole, "%k") as k:
+        with c.loop(whole, lines) as k:
             step(k, 0)
+    if v.pairs:
+        with c.when(c.get("trunc i64 %k to i1")):
+            step(lines, 0, half=True)
     for r in range(rows):
         for j in range(PANEL):
             mine = [sums[(part * rows + r) * PANEL + j] for part in range(apart)]
@@ -104,14 +147,39 @@ def packing_rows(v: Vectors) -> Code:
     c, wide = Code(v), columns(v)
     with c.loop("%first", "%end") as p:
         start = c.i64("mul", p, wide)
-        panel = c.at("%to", c.i64("mul", start, "%k"))
+        panel = c.at("%to", c.i64("mul", start, _lines(c, up=True)))
         masks = [c.mask(c.i64("sub", c.i64("sub", "%n", start), j * v.width)) for j in range(PANEL)]
-        with c.loop(0, "%k") as row:
-            here = c.at("%w", c.i64("add", start, c.i64("mul", row, "%apart")))
-            there = c.at(panel, c.i64("mul", row, wide))
+
+        def move(line: str, rows: list[str]) -> None:
+            """A line of one row; of a pair of rows, or half of one."""
+            there = c.at(panel, c.i64("mul", line, wide))
+            heres = [c.at("%w", c.i64("add", start, c.i64("mul", r, "%apart")), v.narrow) for r in rows]
             for j in range(PANEL):
-                c.store(c.load(c.at(here, j * v.width), masks[j]), c.at(there, j * v.width))
+                places = [c.at(here, j * v.width, v.narrow) for here in heres]
+                if v.pairs:
+                    value = _paired(c, [c.load_words(place, masks[j]) for place in places])
+                else:
+                    value = c.load(places[0], masks[j], v.narrow)
+                c.store(value, c.at(there, j * v.width))
+
+        lines = _lines(c)
+        with c.loop(0, lines) as line:
+            first = c.i64("mul", line, 2)
+            move(line, [first, c.i64("add", first, 1)] if v.pairs else [line])
+        if v.pairs:
+            with c.when(c.get("trunc i64 %k to i1")):
+                move(lines, [c.i64("sub", "%k", 1)])
     return c
+
+
+def _paired(c: Code, words: list[str]) -> str:
+    """A vector of pairs, from the first and second words of each (or zeros)."""
+    v = c.v
+    kind, both = f"<{v.width} x i16>", f"<{2 * v.width} x i16>"
+    first, second = words if len(words) == 2 else (words[0], "zeroinitializer")
+    order = ", ".join(f"i32 {i // 2 + v.width * (i % 2)}" for i in range(2 * v.width))
+    mixed = c.get(f"shufflevector {kind} {first}, {kind} {second}, <{2 * v.width} x i32> <{order}>")
+    return c.get(f"bitcast {both} {mixed} to {v.type}")
 
 
 def packing_turned(v: Vectors) -> Code:
@@ -119,25 +187,41 @@ def packing_turned(v: Vectors) -> Code:
     by number.
     """
     c, wide = Code(v), columns(v)
-    whole = c.get(f"and i64 %k, {-v.width}")
+    lines = _lines(c)
+    whole = c.get(f"and i64 {lines}, {-v.width}")
     with c.loop(0, PANEL) as j, c.loop("%first", "%end") as p:
         start = c.i64("mul", p, wide)
-        to = c.at(c.at("%to", c.i64("mul", start, "%k")), c.i64("mul", j, v.width))
+        to = c.at(c.at("%to", c.i64("mul", start, _lines(c, up=True))), c.i64("mul", j, v.width))
         column = c.i64("add", start, c.i64("mul", j, v.width))
         rows = []
         for i in range(v.width):
             line = c.i64("add", column, i)
             inside = c.get(f"icmp slt i64 {line}, %n")
             line = c.get(f"select i1 {inside}, i64 {line}, i64 0")
-            rows.append(c.at("%w", c.i64("mul", line, "%apart")))
-        with c.loop(0, whole, v.width) as k0:
-            for i, x in enumerate(_turn(c, [c.load(c.at(row, k0)) for row in rows])):
-                c.store(x, c.at(to, c.i64("mul", c.i64("add", k0, i), wide)))
-        with c.loop(whole, "%k") as k:
+            rows.append(c.at("%w", c.i64("mul", line, "%apart"), v.narrow))
+
+        def move(line: str, half: bool = False) -> None:
             for i, row in enumerate(rows):
-                place = c.at(to, c.i64("add", c.i64("mul", k, wide), i))
-                c.put(f"store {v.real} {c.scalar(c.at(row, k))}, ptr {place}, align {v.bytes}")
+                place = c.at(to, c.i64("add", c.i64("mul", line, wide), i))
+                c.put(f"store {v.real} {_number(c, row, line, half)}, ptr {place}, align {v.bytes}")
+
+        with c.loop(0, whole, v.width) as k0:
+            for i, x in enumerate(_turn(c, [_numbers(c, row, k0) for row in rows])):
+                c.store(x, c.at(to, c.i64("mul", c.i64("add", k0, i), wide)))
+        with c.loop(whole, lines) as k:
+            move(k)
+        if v.pairs:
+            with c.when(c.get("trunc i64 %k to i1")):
+                move(lines, half=True)
     return c
+
+
+def _numbers(c: Code, row: str, line: str) -> str:
+    """What of a row goes with a vector of lines."""
+    v = c.v
+    if not v.pairs:
+        return c.load(c.at(row, line, v.narrow), "", v.narrow)
+    return c.get(f"load {v.type}, ptr {c.at(row, c.i64('mul', line, 2), v.narrow)}, align 2")
 
 
 def _turn(c: Code, rows: list[str]) -> list[str]:
@@ -159,7 +243,7 @@ def _turn(c: Code, rows: list[str]) -> list[str]:
 
 
 def multiply(
-    c: Code, out: str, out_apart: int, x: str, x_apart: int, packed: str, n: int, k: int,
+    c: Code, out: str, out_apart: int, x: str, x_apart: int, panels_at: str, n: int, k: int,
     add: bool, first: str, end: str, lanes: tuple[str, str],
 ) -> None:  # fmt: skip
     """Lines that do out[b, 0:n] (+)= x[b, 0:k] by panels first:end, for lanes b in [lanes).
@@ -170,12 +254,12 @@ def multiply(
     with c.loop(first, end) as p:
         start = c.i64("mul", p, wide)
         left = c.i64("sub", n, start)
-        panel = c.at(packed, c.i64("mul", p, wide * k))
+        panel = c.at(panels_at, c.i64("mul", p, packed(v, wide, k)))
         here = c.at(out, start)
 
         def call(rows: int, b: str) -> None:
             o = c.at(here, c.i64("mul", b, out_apart))
-            row = c.at(x, c.i64("mul", b, x_apart)) if x_apart else x
+            row = c.at(x, c.i64("mul", b, x_apart), v.narrow) if x_apart else x
             given = f"ptr {o}, i64 {out_apart}, ptr {row}, i64 {x_apart}, ptr {panel}, i64 {k}, i64 {left}"
             c.put(f"call void @tile{rows}({given}, i1 {int(add)})")
 

@@ -21,13 +21,15 @@ def slab_steps(lanes: int) -> int:
 class Rebuild(Forward):
     """The part of a step forward on which saved values depend, down to the nodes, which are in memory."""
 
+    rings = False
+
     def step(self) -> Step:
         """The step; fills `source`."""
         c, step = self.c, super().step()
         known = {c.roots[n] for n in c.states} | {at for _, at in c.outputs if c.cell[at].kind != "shift"}
         needed = self._needed(known)
         products = [p for p in step.products if p.gives & needed]
-        sources = {p.x for p in products if isinstance(p.x, int)}
+        sources = {i for p in products for i in p.needs}
         step.ids = [i for i in step.ids if i in needed or (i in sources and self.ops[i].kind == "const")]
         step.products = products
         for i in known:

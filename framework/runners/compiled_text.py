@@ -10,14 +10,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """real: float or double; width: how many stand in one vector; registers: how many vectors there are; x86:
-    whether the processor is one.
+    """real: float or double, in which all is computed; width: how many stand in one vector; registers: how
+    many vectors there are; x86: whether the processor is one. narrow: the type of what lies in memory where
+    that is smaller (bfloat, half), or ""; pairs: the processor multiplies pairs of bfloat and adds them up in
+    float, and rounds to bfloat.
     """
 
     real: str
     width: int
     registers: int
     x86: bool = False
+    narrow: str = ""
+    pairs: bool = False
 
     @property
     def libm(self) -> str:
@@ -153,27 +157,69 @@ class Code:
         places = ", ".join(f"i32 {i}" for i in range(v.width))
         return self.get(f"icmp slt <{v.width} x i32> <{places}>, {all_left}")
 
-    def load(self, pointer: str, mask: str = "") -> str:
-        """A vector from memory; zeros where the mask is not."""
+    def load(self, pointer: str, mask: str = "", kind: str = "") -> str:
+        """A vector from memory; zeros where the mask is not. kind: of the numbers there, if narrow."""
         v = self.v
+        if kind:
+            return self._wide(kind, self.load_words(pointer, mask), f"<{v.width} x", ">")
         if not mask:
             return self.get(f"load {v.type}, ptr {pointer}, align {v.bytes}")
         self.declare(f"{v.type} @llvm.masked.load.{v.suffix}.p0(ptr, i32, {v.bits}, {v.type})")
         given = f"ptr {pointer}, i32 {v.bytes}, {v.bits} {mask}, {v.type} zeroinitializer"
         return self.get(f"call {v.type} @llvm.masked.load.{v.suffix}.p0({given})")
 
-    def store(self, value: str, pointer: str, mask: str = "") -> None:
-        """A vector to memory, where the mask is."""
+    def load_words(self, pointer: str, mask: str = "") -> str:
+        """A vector of numbers of 16 bits as they are; zeros where the mask is not."""
         v = self.v
+        kind, name = f"<{v.width} x i16>", f"@llvm.masked.load.v{v.width}i16.p0"
         if not mask:
-            self.put(f"store {v.type} {value}, ptr {pointer}, align {v.bytes}")
-            return
-        self.declare(f"void @llvm.masked.store.{v.suffix}.p0({v.type}, ptr, i32, {v.bits})")
-        given = f"{v.type} {value}, ptr {pointer}, i32 {v.bytes}, {v.bits} {mask}"
-        self.put(f"call void @llvm.masked.store.{v.suffix}.p0({given})")
+            return self.get(f"load {kind}, ptr {pointer}, align 2")
+        self.declare(f"{kind} {name}(ptr, i32, {v.bits}, {kind})")
+        given = f"ptr {pointer}, i32 2, {v.bits} {mask}, {kind} zeroinitializer"
+        return self.get(f"call {kind} {name}({given})")
 
-    def scalar(self, pointer: str) -> str:
-        """One number from memory."""
+    def _wide(self, kind: str, words: str, head: str = "", tail: str = "") -> str:
+        """Float from the 16 bits of narrow numbers; head, tail: what makes a type one of vectors."""
+        small, whole, real = (f"{head} {x}{tail}" for x in ("i16", "i32", "float"))
+        if kind == "bfloat":  # the upper half of a float
+            bits = self.get(f"zext {small} {words} to {whole}")
+            upper = self.get(f"shl {whole} {bits}, {'splat (i32 16)' if head else 16}")
+            return self.get(f"bitcast {whole} {upper} to {real}")
+        narrow = self.get(f"bitcast {small} {words} to {head} {kind}{tail}")
+        return self.get(f"fpext {head} {kind}{tail} {narrow} to {real}")
+
+    def _words(self, kind: str, value: str) -> str:
+        """The 16 bits of a vector's numbers, rounded to the nearest narrow ones, of two the even one."""
+        v = self.v
+        small, whole = f"<{v.width} x i16>", v.integers
+        if kind != "bfloat" or v.pairs:
+            narrow = self.get(f"fptrunc {v.type} {value} to <{v.width} x {kind}>")
+            return self.get(f"bitcast <{v.width} x {kind}> {narrow} to {small}")
+        bits = self.get(f"bitcast {v.type} {value} to {whole}")
+        odd = self.get(f"and {whole} {self.get(f'lshr {whole} {bits}, splat (i32 16)')}, splat (i32 1)")
+        more = self.get(f"add {whole} {bits}, {self.get(f'add {whole} {odd}, splat (i32 32767)')}")
+        # Rounding up could carry out of what is not a number: such a one stays one.
+        number = self.compare("ord", value, value)
+        bits = self.get(f"select {v.bits} {number}, {whole} {more}, {whole} splat (i32 2143289344)")
+        return self.get(f"trunc {whole} {self.get(f'lshr {whole} {bits}, splat (i32 16)')} to {small}")
+
+    def store(self, value: str, pointer: str, mask: str = "", kind: str = "") -> None:
+        """A vector to memory, where the mask is. kind: of the numbers there, if they are narrow."""
+        v = self.v
+        type_, suffix, bytes_ = v.type, v.suffix, v.bytes
+        if kind:
+            value, type_, suffix, bytes_ = self._words(kind, value), f"<{v.width} x i16>", f"v{v.width}i16", 2
+        if not mask:
+            self.put(f"store {type_} {value}, ptr {pointer}, align {bytes_}")
+            return
+        self.declare(f"void @llvm.masked.store.{suffix}.p0({type_}, ptr, i32, {v.bits})")
+        given = f"{type_} {value}, ptr {pointer}, i32 {bytes_}, {v.bits} {mask}"
+        self.put(f"call void @llvm.masked.store.{suffix}.p0({given})")
+
+    def scalar(self, pointer: str, kind: str = "") -> str:
+        """One number from memory. kind: as for `load`."""
+        if kind:
+            return self._wide(kind, self.get(f"load i16, ptr {pointer}, align 2"))
         return self.get(f"load {self.v.real}, ptr {pointer}, align {self.v.bytes}")
 
     def op(self, op: str, a: str, b: str) -> str:

@@ -28,7 +28,9 @@ from framework.runners.emit import Place, pointwise, structural, total
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """mode chunk: [front + T + back, B, size]; block: [K, B, size]; temp: [B, size]; ring: slots of temps."""
+    """mode chunk: [front + T + back, B, size]; block: [K, B, size]; temp: [B, size]; ring: slots of temps.
+    wide: of float32 at least.
+    """
 
     mode: str
     size: int
@@ -36,6 +38,7 @@ class Buffer:
     back: int = 0
     slots: int = 1
     zero: bool = False
+    wide: bool = False
 
 
 @dataclass(slots=True)

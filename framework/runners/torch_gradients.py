@@ -148,7 +148,7 @@ def _boundaries(
         if chunk.masks and wanted[n + i]:
             g = v[f"C{shift}"][pads(c)[1] :][: chunk.steps]
             lost = ~chunk.masks[distance]
-            part = (g * lost).sum((0, 1))
+            part = (g * lost).sum((0, 1)).to(like.dtype)
             init[i] = part if init[i] is None else init[i] + part
     return edge, init
 

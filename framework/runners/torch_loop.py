@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from framework.component import Component
@@ -190,11 +191,12 @@ class TorchLoop(LoopRunner):
         for name, s in source.buffers.items():
             if name in v:  # a stored sequence that was given
                 continue
+            kind = torch.promote_types(like.dtype, torch.float32) if s.wide else like.dtype
             if s.mode == "ring":
-                v[name] = [like.new_zeros((b, s.size)) for _ in range(s.slots)]
+                v[name] = [like.new_zeros((b, s.size), dtype=kind) for _ in range(s.slots)]
                 continue
             rows = {"chunk": (s.front + t + s.back, b), "block": (block, b), "temp": (b,)}[s.mode]
-            x = v[name] = like.new_empty((*rows, s.size))
+            x = v[name] = like.new_empty((*rows, s.size), dtype=kind)
             if s.zero:
                 x.zero_()
             if s.mode == "chunk" and not s.zero and name[0] in "GC":

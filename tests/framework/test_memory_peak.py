@@ -28,7 +28,7 @@ NOISY = {
 def measured(net: Network, steps: int, lanes: int) -> int:
     """The peak of one forward and backward, weights included."""
     size = sum(node.size for node in (net.graph.nodes[n] for n in net.graph.outputs.values()))
-    x, dy = torch.randn(steps, lanes, F), torch.randn(steps, lanes, size)
+    x, dy = torch.randn(steps, lanes, F).to(net.like), torch.randn(steps, lanes, size).to(net.like)
 
     def run() -> None:
         weights = [p.detach() for p in net.parameters()]
@@ -54,10 +54,18 @@ def test_predicted_peak(cell: str, layers: int, both: bool, memory: str, chunk: 
     assert abs(predicted / count - 1) <= NEAR, (count, predicted)
 
 
-@pytest.mark.parametrize("cell, memory", [("lstm", "save"), ("rhn", "recompute")])
-def test_predicted_peak_of_compiled_loops(cell: str, memory: Memory):
+@pytest.mark.parametrize(
+    ("cell", "memory", "dtype"),
+    [
+        ("lstm", "save", torch.float32),
+        ("rhn", "recompute", torch.float32),
+        ("lstm", "save", torch.bfloat16),
+        ("lstm", "recompute", torch.bfloat16),
+    ],
+)
+def test_predicted_peak_of_compiled_loops(cell: str, memory: Memory, dtype: torch.dtype):
     pytest.importorskip("llvmlite")
-    net = Network(lstm(F, H, cell=cell).graph, memory=memory, runner="compiled")
+    net = Network(lstm(F, H, cell=cell).graph, memory=memory, runner="compiled").to(dtype)
     count, predicted = measured(net, T, B), net.peak_bytes(T, B)
     assert abs(predicted / count - 1) <= 2 * NEAR, (count, predicted)
 
