@@ -33,11 +33,26 @@ FLAGS = (
     *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
     *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
 )
+# What a user can do about a launcher that is not there.
+LAUNCHERS = "pip install 'intrastream[sweep]' brings joblib and submitit."
 
 
 def explain(error: HydraException | OmegaConfBaseException, arguments: Iterable[str] = ()) -> ConfigError:
     """A composition error of Hydra as one of ours: one line with the place, the cause and a fix."""
     text = str(error)
+    if match := re.search(r"Could not find '(hydra/\w+)/([^']*)'", text):
+        known = re.findall(r"^\t(\S+)$", text, re.MULTILINE)  # also those of plugins
+        fix = near(match[2], known)
+        if match[1] == "hydra/launcher":
+            fix += f" {LAUNCHERS}"
+        return ConfigError(match[1], f"there is no '{match[2]}'", fix)
+    if match := re.search(r"Could not load '(hydra/launcher)/([^']*)'", text):
+        return ConfigError(match[1], f"it needs '{match[2]}', which is not installed", LAUNCHERS)
+    several = r"(?:Ambiguous value for argument|Sweep parameters) '([^=']+)=(.*?)'(?: |$)"
+    if match := re.search(several, text, re.MULTILINE):
+        key, values = match[1].lstrip("+~"), match[2]
+        fix = f"A run for each: python train.py -m '{key}={values}'. As one text: \"{key}='{values}'\"."
+        return ConfigError(key, f"'{values}' is several values, and a run takes one", fix)
     if match := re.search(r"Could not find '(\w+)/([^']*)'", text):
         group, choice = match[1], match[2]
         return ConfigError(

@@ -218,9 +218,10 @@ class Search(Sweeper):
     def _say(self, made: Sweep) -> None:
         done = sum(job.state == "done" for job in made.jobs)
         total = len(made.jobs) if made.method == "grid" else max(self.trials, len(made.jobs))
+        jobs = f"{total} job{'s' * (total != 1)}"
         earlier = f", {done} of them done before" if done else ""
         over = ", ".join(self.space) or "nothing"
-        _tell(f"sweep {made.folder}: {total} jobs{earlier}, method {made.method}, over {over}")
+        _tell(f"sweep {made.folder}: {jobs}{earlier}, method {made.method}, over {over}")
 
     def _say_end(self, made: Sweep, job: Job) -> None:
         best = made.best()
@@ -245,7 +246,8 @@ class Search(Sweeper):
             again = " hydra.sweeper.retry=true" if failed else ""
             words = f"Their words: {made.folder}/NUMBER.txt. " if self.launcher is None else ""
             fix = f"{words}Go on: python train.py resume={made.folder}{again}"
-            raise TrainingError(str(made.folder), f"of {len(made.jobs)} jobs {' and '.join(parts)}", fix)
+            jobs = f"{len(made.jobs)} job{'s' * (len(made.jobs) != 1)}"
+            raise TrainingError(str(made.folder), f"of {jobs} {' and '.join(parts)}", fix)
 
 
 def domain(override: Override) -> Choice | Interval:

@@ -73,6 +73,9 @@ def check(space: Space, method: str, trials: int) -> None:
     if method not in METHODS:
         known = ", ".join(METHODS)
         raise ConfigError("hydra.sweeper.method", f"there is no '{method}'", f"There are: {known}.")
+    if trials > 1 and not space:
+        fix = "Give values, e.g. seed=1,2,3 or 'optimizer.lr=interval(1e-4,1e-2)'."
+        raise ConfigError("hydra.sweeper.trials", f"{trials} jobs would all be the same", fix)
     for key, values in space.items():
         if isinstance(values, Interval):
             _check_interval(key, values)

@@ -31,6 +31,8 @@ MISTAKES = {
     "an unknown flag": (["--foo=4"], ["--foo: there is no such flag", "KEY=VALUE"]),
     "added option": (["+foo=1"], ["foo: there is no such option"]),
     "added train option": (["+train.foo=1"], ["train.foo: there is no such option"]),
+    "several values": (["optimizer.lr=1,2"], ["optimizer.lr: '1,2' is several", "-m 'optimizer.lr=1,2'"]),
+    "a sweep without -m": (["seed=range(1,3)"], ["seed: 'range(1,3)' is several", "-m 'seed=range(1,3)'"]),
     "not a number": (["train.epochs=abc"], ["train.epochs: 'abc' is not a whole number"]),
     "a number out of range": (["train.log_steps=0"], ["train.log_steps: 0 is too small"]),
     "a group as value": (["train=big"], ["train: there is no 'big'", "smoke"]),
@@ -179,7 +181,8 @@ def test_a_run_leaves_its_folder(cli, tmp_path):
     names = {path.name for path in folder.iterdir()}
     assert {"config.yaml", "plan.txt", "metrics.jsonl", "curves.png", "best.pt", "last.pt"} <= names
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
-    assert "test: " in out and f"resume=runs/{folder.name}" in out and "scripts/eval.py" in out
+    assert "test: " in out and "scripts/eval.py" in out and "end:  2 updates done, " in out
+    assert f"resume=runs/{folder.name} train.max_steps=...   (goes on)" in out
     assert (folder / "plan.txt").read_text().strip()
 
 

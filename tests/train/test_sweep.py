@@ -131,6 +131,7 @@ def test_quoted_text_is_one_value_of_hydras_grammar(text):
         ({}, "random", 0, "needs a number of jobs"),
         ({}, "bayes", 3, "there is no 'bayes'"),
         ({}, "grid", -1, "-1 is too small"),
+        ({}, "tpe", 3, "3 jobs would all be the same"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(space, method, trials, words):
@@ -216,6 +217,8 @@ def test_mistakes_are_told_before_anything_is_written(cli, stub, tmp_path):
         (("train.epoch=1,2",), "train.epoch:"),
         (("hydra.sweeper.at_once=0",), "at_once: 0 is too small"),
         (("sweep=lstm_serch",), "there is no 'lstm_serch'"),
+        (("optimizer.lr=1,2", "hydra/launcher=jobblib"), "hydra/launcher: there is no 'jobblib'"),
+        (("hydra.sweeper.trials=3",), "3 jobs would all be the same"),
     ):
         code, out, err = cli("-m", *arguments)
         assert code == 2 and words in err and out == "" and len(err.splitlines()) == 1, (arguments, err)
