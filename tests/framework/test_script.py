@@ -58,7 +58,7 @@ def test_a_folder_for_results_is_made_or_refused(tmp_path):
     assert made.is_dir() and out_folder(made) == made
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(ConfigError, match="out: the folder .* cannot be made: .*Give another one"):
+        with pytest.raises(ConfigError, match=r"out: the folder .* cannot be made: .*Give another one"):
             out_folder(path)
 
 
