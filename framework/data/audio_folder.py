@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framework.data import features
+from framework.data import features, sound
 from framework.data.batch import SPLITS, UNSCORED, Split
 from framework.data.cache import cached, load_tensors, source_digest
 from framework.data.faults import Faults
 from framework.data.options import at_least, one_of
+from framework.data.sound import read_sound
 from framework.data.speech_table import COLUMNS, read_part, write_tables
 from framework.data.utterances import Part, Utterances, frames_needed
 from framework.errors import ConfigError, DataError
@@ -87,7 +88,7 @@ def audio_folder(
         "deltas": deltas,
         "columns": list(COLUMNS),
         "on_error": on_error,
-        "source": source_digest(features),
+        "source": source_digest(features, sound),
     }
     texts = labels in ("text", "txt")
 
@@ -223,17 +224,7 @@ def _row(item: Item, index: dict[str, int], texts: bool, shape: tuple[int, bool]
 
 def read_audio(path: Path) -> Tensor:
     """Samples [n] float32 at 16 kHz in int16 range, channels averaged. DataError for what is no audio."""
-    import soundfile  # brings a C library: only where audio is read
-
-    try:
-        # It takes bytes, which a name that is no UTF-8 needs, and does not say so.
-        name: Any = os.fsencode(path)
-        data, rate = soundfile.read(name, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        text = " ".join(str(getattr(error, "error_string", error)).split()).rstrip(".")
-        raise DataError(str(path), f"cannot read the audio: {text}", "Mend or remove it") from error
-    if not len(data):
-        raise DataError(str(path), "there is no sound in it", "Remove it")
+    data, rate = read_sound(path, "float32", "Mend or remove it")
     if not np.isfinite(data).all():
         step = int(np.flatnonzero(~np.isfinite(data).all(1))[0])
         raise DataError(str(path), f"sample {step} is not a number", "Mend or remove it")

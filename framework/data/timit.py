@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from framework.data import features, timit_tables, timit_tree
+from framework.data import features, sound, timit_tables, timit_tree
 from framework.data.batch import SPLITS, UNSCORED, Split
 from framework.data.cache import cached, load_tensors, source_digest
 from framework.data.faults import Faults
@@ -64,7 +64,7 @@ def timit(
         "deltas": deltas,
         "columns": list(COLUMNS),
         "on_error": on_error,
-        "source": source_digest(features, timit_tables, timit_tree),
+        "source": source_digest(features, sound, timit_tables, timit_tree),
     }
 
     def build(work: Path) -> None:

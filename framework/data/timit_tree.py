@@ -13,6 +13,7 @@ from torch import Tensor
 from framework.data.batch import Split
 from framework.data.faults import Faults
 from framework.data.features import SAMPLE_RATE, Segment
+from framework.data.sound import read_sound
 from framework.data.timit_tables import core_test_speakers, dev_speakers, phone_map
 from framework.errors import ConfigError, DataError
 
@@ -160,22 +161,10 @@ def _tree(train: list[Recording], dev: list[Recording], test: list[Recording], n
 
 def read_wav(path: Path) -> Tensor:
     """Samples [n] int16 of a 16 kHz mono file, SPHERE or RIFF. DataError for anything else."""
-    import soundfile  # brings a C library: only where audio is read
-
-    try:
-        data, rate = soundfile.read(path, dtype="int16", always_2d=True)
-    except soundfile.LibsndfileError as error:
-        hint = (
-            "Decompress it (sph2pipe or w_decode)"
-            if b"shorten" in _head(path)
-            else "Copy it from the corpus again"
-        )
-        cause = (
-            "shorten-compressed audio"
-            if b"shorten" in _head(path)
-            else f"cannot read the audio: {error.error_string}"
-        )
-        raise DataError(str(path), cause.rstrip(". "), hint) from error
+    again = "Copy it from the corpus again"
+    if b"shorten" in _head(path):
+        raise DataError(str(path), "shorten-compressed audio", "Decompress it (sph2pipe or w_decode)")
+    data, rate = read_sound(path, "int16", again)
     if rate != SAMPLE_RATE or data.shape[1] != 1:
         raise DataError(
             str(path),
@@ -187,7 +176,7 @@ def read_wav(path: Path) -> Tensor:
         raise DataError(
             str(path),
             f"cut short: {len(data)} of {int(promised[1])} samples are there",
-            "Copy it from the corpus again",
+            again,
         )
     return torch.from_numpy(data[:, 0].copy())
 
