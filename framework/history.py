@@ -178,6 +178,8 @@ def flat_options(config: Mapping[str, Any]) -> dict[str, Value]:
             found |= _flat(params or {}, f"{group}.params.")
         elif group not in ("choices", "run_dir", "resume"):
             found |= _flat({group: value}, "")
+    if found.get("data.name") == found.get("data"):
+        found.pop("data.name", None)  # one column of a table is enough
     return found
 
 

@@ -6,6 +6,7 @@ FOLDER; with one process the same functions give what to compare with.
 
 import os
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +26,7 @@ from framework.parallel_gradients import Gradients
 from framework.parallel_place import Ended, Place
 from framework.task import make_task
 from framework.trainer import Trainer
+from framework.use import Use
 
 WORLD = 2
 GRAPH = {
@@ -204,6 +206,16 @@ def drifted(group, folder):
     return ""
 
 
+def used(group):
+    """Use of the processors, where the first process works and the others wait for it."""
+    watch = Use("cpu", group)
+    end = time.process_time() + (0 if group.rank else 0.2)
+    while time.process_time() < end:
+        pass
+    group.sum(0.0)
+    return watch.shares()["cpu_use"], 0.2 / watch.seconds()
+
+
 def everything(group, folder):
     """One process's part."""
     return {
@@ -215,6 +227,7 @@ def everything(group, folder):
         "sums": (group.sum(1.5, group.rank), group.add_up({"a": 1.0} if group.rank else {"b": 2.0})),
         "mistakes": mistakes(group),
         "drifted": drifted(group, folder),
+        "used": used(group),
     }
 
 

@@ -6,6 +6,7 @@ CONFIG = """\
 model:
   params: {{input: {{size: 80}}, size: {size}, cell: lstm}}
   nodes: {{l: {{cell: lstm, in: x}}}}
+data: {{name: synth_speech, batch_size: 8}}
 choices: {{model: stack, cell: {cell}, data: synth_speech}}
 optimizer: {{name: adam, lr: {lr}, betas: [0.9, 0.999]}}
 train: {{epochs: 2, schedule: cosine}}

@@ -66,7 +66,8 @@ def test_a_run_is_its_options_curves_and_results(runs):
     run = read_run(runs / "sweep" / "2")
     assert run.options["cell"] == "gru" and run.options["optimizer.lr"] == 0.01
     assert run.options["model.params.size"] == 32 and run.options["optimizer.betas"] == "[0.9, 0.999]"
-    assert not any("nodes" in key for key in run.options)
+    assert run.options["data"] == "synth_speech" and run.options["data.batch_size"] == 8
+    assert not any("nodes" in key or key == "data.name" for key in run.options)
     assert (run.metric, run.higher, run.best, run.last_step) == ("accuracy", True, (0.9, 20), 20)
     assert len(run.steps) == 20 and len(run.evals) == 2 and run.end["why"] == "2 epochs done"
     assert run.problems == []
