@@ -74,7 +74,7 @@ def most_confused(
         row, column = divmod(place, len(counts))
         if count:
             share = count / int(counts[row].sum())
-            truth, answer = _shown(labels[row]), _shown(labels[column])
+            truth, answer = _escaped(labels[row]), _escaped(labels[column])
             lines.append(f"{truth:>6} taken for {answer:<6} {count:7d} {unit}, {share:6.1%} of {truth}")
     return lines
 
@@ -90,7 +90,7 @@ def draw_confusion(counts: Tensor, labels: tuple[str, ...], path: Path, title: s
     # The square root shows the small confusions that matter beside a diagonal near 1.
     image = axes.imshow(shares.sqrt().numpy(), cmap="magma_r", vmin=0, vmax=1)
     ticks = range(len(labels))
-    shown = [_shown(label) for label in labels]
+    shown = [_escaped(label).replace("$", r"\$") for label in labels]  # $ would start mathematics
     axes.set_xticks(ticks, shown, rotation=90, fontsize=7)
     axes.set_yticks(ticks, shown, fontsize=7)
     axes.set_xlabel("answered")
@@ -101,6 +101,6 @@ def draw_confusion(counts: Tensor, labels: tuple[str, ...], path: Path, title: s
     figure.savefig(path, dpi=120)
 
 
-def _shown(label: str) -> str:
-    """A label that every font has: by escapes; `$` would start mathematics in a picture."""
-    return ascii(label)[1:-1].replace("$", r"\$") if label.strip() else ascii(label)
+def _escaped(label: str) -> str:
+    """A label that every font has."""
+    return ascii(label)[1:-1] if label.strip() else ascii(label)

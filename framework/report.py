@@ -90,11 +90,15 @@ def final_summary(
     metric: str,
     seconds: float,
     generates: bool,
+    limit: str,
 ) -> str:
-    """The last words of a run: how it ended, its metrics, where it lies, and what to type next."""
+    """The last words of a run: how it ended, its metrics, where it lies, and what to type next.
+
+    limit: the option of train that has ended it, e.g. epochs; "" when it was interrupted.
+    """
     shown = "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in test.items())
     lines = [
-        f"done: {why}, {clock(seconds)} of training.",
+        f"end:  {why}, {clock(seconds)} of training.",
         f"dev:  best {metric.replace('_', ' ')} {best:.4f} at update {best_step}."
         if best is not None
         else "",
@@ -102,6 +106,6 @@ def final_summary(
         f"run:  {folder}  (curves.png, metrics.jsonl, plan.txt, config.yaml, best.pt, last.pt)",
         f"next: python scripts/eval.py checkpoint={folder}/best.pt",
         f"      python scripts/generate.py checkpoint={folder}/best.pt prompt='def '" if generates else "",
-        f"      python train.py resume={folder} train.epochs=...   (goes on with more epochs)",
+        f"      python train.py resume={folder}{f' train.{limit}=...' if limit else ''}   (goes on)",
     ]
     return "\n".join(line for line in lines if line)

@@ -132,7 +132,7 @@ def run(
             trainer.load(content, str(resume_from))
             if why := "" if group.restarted else trainer.over():
                 raise ConfigError(
-                    str(folder), f"this run is over: {why}", "Give it more, e.g. train.epochs=20."
+                    str(folder), f"this run is over: {why}", f"Give it more: train.{trainer.limit()}=..."
                 )
     folder_known(folder)
     logs: Logs = SilentLogs()
@@ -182,6 +182,7 @@ def run(
             parts.task.metric,
             trainer.at.seconds,
             generates=hasattr(parts.dataset, "decode"),
+            limit="" if trainer.interrupted else trainer.limit(),
         )
         say(last_words, sys.stdout)
     return trainer.at.best

@@ -35,6 +35,7 @@ from framework.parallel_gradients import Gradients
 from framework.state import State
 from framework.task import Task, better
 from framework.use import Use
+from framework.words import counted
 
 
 @dataclass
@@ -259,15 +260,21 @@ class Trainer:
         """Why the run is over, or ""."""
         if self.interrupted:
             return self.interrupted
-        if self.epochs and self.at.epoch >= self.epochs:
-            return f"{self.epochs} epochs done"
-        if self.max_steps and self.at.step >= self.max_steps:
-            return f"{self.max_steps} updates done"
-        if self.max_minutes and self.at.seconds >= 60 * self.max_minutes:
-            return f"{self.max_minutes:g} minutes are over"
-        if self.patience and self.at.waited >= self.patience:
-            return f"no better {self.task.metric} in {self.patience} evaluations"
-        return ""
+        return {
+            "": "",
+            "epochs": f"{counted(self.epochs, 'epoch')} done",
+            "max_steps": f"{counted(self.max_steps, 'update')} done",
+            "max_minutes": f"{self.max_minutes:g} minutes are over",
+            "patience": f"no better {self.task.metric} in {counted(self.patience, 'evaluation')}",
+        }[self.limit()]
+
+    def limit(self) -> str:
+        """The option of conf/train that says that the run is over, e.g. max_steps; "" while none does."""
+        at = self.at
+        done = {
+            "epochs": at.epoch, "max_steps": at.step, "max_minutes": at.seconds / 60, "patience": at.waited
+        }  # fmt: skip
+        return next((each for each, now in done.items() if 0 < getattr(self, each) <= now), "")
 
     def _log_step(self) -> None:
         """A step record: means since the last one, and the times inside an update where they were taken."""

@@ -49,7 +49,8 @@ def main(given: list[str]) -> None:
     if parts.dataset.kind == "classes":
         out = out_folder(Path(options["out"]) if options["out"] else options["checkpoint"].parent)
         picture = out / f"confusion_{splits[-1]}.png"
-        labels, unit = confusion_labels(parts.dataset), "frames"
+        labels = confusion_labels(parts.dataset)
+        unit = "characters" if hasattr(parts.dataset, "decode") else "frames"
         if isinstance(parts.task, Ctc):
             labels, unit = (*labels, NOTHING), "times"
             counts, errors = label_confusion(

@@ -105,8 +105,9 @@ def audio_folder(
     parts: dict[Split, Part] = {split: read_part(folder / split, deltas, classes) for split in SPLITS}
     scale = load_tensors(folder / "moments.pt")
     data = Utterances(
-        "audio_folder", parts, known, scale["mean"], scale["deviation"], batch_size, seed, note=faults.say()
-    )
+        "audio_folder", parts, known, scale["mean"], scale["deviation"], batch_size, seed,
+        note=faults.say(), groups="folder",
+    )  # fmt: skip
     data.tasks = ("ctc",) if texts else ("framewise",)
     return data
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from framework.data.batch import SPLITS, Batch, Split
 from framework.data.order import generator
 from framework.errors import DataError
+from framework.words import counted
 
 BLOCK = 1 << 18  # steps that are looked at together where a track is read whole
 
@@ -134,10 +135,11 @@ class Series:
     def describe(self) -> str:
         """One paragraph: tracks and steps per split, inputs and targets."""
         sizes = ", ".join(
-            f"{split} {self.ends[split][-1]:,} steps of {len(self.tracks[split])} tracks" for split in SPLITS
+            f"{split} {self.ends[split][-1]:,} steps of {counted(len(self.tracks[split]), 'track')}"
+            for split in SPLITS
         )
         text = (
-            f"{self.name}: {sizes}; {self.batch_size} lanes in chunks of {self.chunk}; inputs "
+            f"{self.name}: {sizes}; {counted(self.batch_size, 'lane')} in chunks of {self.chunk}; inputs "
             f"{_listed(self.inputs)}; targets {_listed(self.labels)}, in deviations of the training part."
         )
         return f"{text} {self.note}" if self.note else text

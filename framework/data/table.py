@@ -19,6 +19,7 @@ from framework.data.options import at_least, one_of
 from framework.data.series_streams import Series, Track
 from framework.errors import ConfigError, DataError
 from framework.names import did_you_mean
+from framework.words import counted
 
 KINDS = {".csv": "csv", ".parquet": "parquet"}
 ROWS = 1 << 16  # read at a time
@@ -102,7 +103,7 @@ def table(
         for part, first, last in _parts(split, number, len(runs), begin, end):
             if last - first > horizon:
                 tracks[part].append(_track(f"{part}/{name}", values[first:last], columns, horizon))
-    note = " ".join(filter(None, (f"{len(files)} files.", faults.say())))
+    note = " ".join(filter(None, (counted(len(files), "file") + ".", faults.say())))
     return Series(
         "table", tracks, columns.inputs, columns.targets, batch_size, chunk, seed, rank, world, note
     )

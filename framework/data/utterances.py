@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from framework.data.batch import SPLITS, UNSCORED, Batch, Split
 from framework.data.order import bucketed
+from framework.words import counted
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Utterances:
         fold: tuple[int, ...] | None = None,
         fold_labels: tuple[str, ...] | None = None,
         note: str = "",
+        groups: str = "speaker",
     ):
         self.name, self.labels, self.classes = name, labels, len(labels)
         self.fold, self.fold_labels = fold, fold_labels
@@ -56,6 +58,7 @@ class Utterances:
         self.tasks: tuple[str, ...] = ("framewise", "ctc") if named else ("framewise",)
         self.mean, self.deviation = mean, deviation
         self.batch_size, self.seed, self.note = batch_size, seed, note
+        self.groups = groups  # what the `speakers` of its parts are
 
     def batches(
         self, split: Split, epoch: int, start: int = 0, lanes: slice = slice(None)
@@ -69,13 +72,14 @@ class Utterances:
         return -(-len(self.parts[split].ids) // self.batch_size)
 
     def describe(self) -> str:
-        """One paragraph: utterances, speakers and frames per split, features and classes."""
+        """One paragraph: utterances, speakers (or folders) and frames per split, features and classes."""
         splits = []
         for split in SPLITS:
             part = self.parts[split]
             splits.append(
-                f"{split} {len(part.ids)} utterances of {len(set(part.speakers))} speakers, "
-                f"{sum(part.lengths):,} frames ({sum(part.lengths) / 6000:.1f} min)"
+                f"{split} {counted(len(part.ids), 'utterance')} of "
+                f"{counted(len(set(part.speakers)), self.groups)}, {sum(part.lengths):,} frames "
+                f"({sum(part.lengths) / 6000:.1f} min)"
             )
         folded = f" scored as {len(self.fold_labels)}" if self.fold_labels else ""
         tail = f"; {self.input['size']} features a frame of 10 ms; {self.classes} classes{folded}."

@@ -107,7 +107,8 @@ def test_beside_the_best_checkpoint_of_a_run(cli, tmp_path: Path):
     )  # fmt: skip
     assert code == 0, err
     text = (tmp_path / "run" / "MODEL.md").read_text()
-    *_, dev, test = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    log = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    dev, test = (each for each in log if each["kind"] in ("eval", "end"))
     assert f"| loss | {dev['loss']:.4f} | {test['loss']:.4f} |" in text
     assert "checkpoint=run/best.pt" in text
     assert (tmp_path / "run" / "config.yaml").read_text().rstrip() in text

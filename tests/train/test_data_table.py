@@ -47,7 +47,7 @@ def test_csv_and_parquet_are_the_same(tmp_path):
         assert batch.x.shape == batch.y.shape == (8, 2, 2)
         back = batch.x * data.deviation + data.mean
         assert torch.allclose(back[..., 1], -2 * back[..., 0], atol=1e-3)
-    assert "1 files." in data.describe() and "inputs a, b; targets a, b" in data.describe()
+    assert "training part. 1 file." in data.describe() and "inputs a, b; targets a, b" in data.describe()
 
 
 def test_columns_by_name(tmp_path):

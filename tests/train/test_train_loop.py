@@ -161,6 +161,9 @@ def test_limits_end_a_run(tmp_path):
     assert [r["step"] for r in records if r["kind"] == "eval"] == [4, 5], "the last state is evaluated, too"
     why, _ = fit(make_trainer(tmp_path / "c", data, epochs=0, max_minutes=1e-9))
     assert why.endswith("minutes are over")
+    trainer = make_trainer(tmp_path / "d", data, epochs=0, patience=1)
+    why, _ = fit(trainer)
+    assert why == "no better accuracy in 1 evaluation" and trainer.limit() == "patience"
 
 
 def test_a_run_that_does_not_improve_stops_early(tmp_path):
@@ -191,7 +194,7 @@ def test_the_last_record_holds_what_is_left(tmp_path):
     _, each = fit(make_trainer(tmp_path / "a", data, epochs=1, log_steps=1))
     _, records = fit(make_trainer(tmp_path / "b", data, epochs=1, log_steps=2))
     each, steps = ([r for r in found if r["kind"] == "step"] for found in (each, records))
-    assert [r["step"] for r in steps] == [2, 3] and "loop_s" not in steps[1]  # times are taken at every second
+    assert [r["step"] for r in steps] == [2, 3] and "loop_s" not in steps[1]  # times: every second
     for key in ("loss", "accuracy", "grad_norm", "lr"):
         assert steps[1][key] == each[2][key], key
     _, records = fit(make_trainer(tmp_path / "c", data, epochs=1, log_steps=50))

@@ -150,7 +150,7 @@ def test_the_confusion_matrix_counts_scored_frames(tmp_path):
                 expected[data.fold[label], data.fold[answer]] += 1
     counts = confusion(net, data, "test")
     assert torch.equal(counts, expected) and counts.sum() > 5
-    draw_confusion(counts, confusion_labels(data), tmp_path / "c.png", "title")
+    draw_confusion(counts, ("$", *confusion_labels(data)[1:]), tmp_path / "c.png", "title")
     assert png(tmp_path / "c.png")
 
 
@@ -159,6 +159,9 @@ def test_the_most_confused_pairs():
     assert most_confused(counts, ("s", "z", " "), 2) == [
         "     z taken for s            5 frames,  50.0% of z",
         "   ' ' taken for z            2 frames,  20.0% of ' '",
+    ]
+    assert most_confused(counts, ("$", "z", "b"), 1, "characters") == [
+        "     z taken for $            5 characters,  50.0% of z"
     ]
     assert most_confused(torch.eye(2, dtype=torch.int64), ("a", "b")) == []
 
