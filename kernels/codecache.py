@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import importlib.util
 import os
 import re
+import shutil
 import sys
 import tempfile
 import threading
@@ -16,8 +19,27 @@ _lock = threading.RLock()
 
 
 def default_folder() -> Path:
-    """Where generated modules are kept: intrastream/cells in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "intrastream" / "cells"
+    """Where generated modules are kept: intrastream/cells in the user's cache folder; for a user without a
+    home, a folder of this process.
+    """
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        return _temporary()
+    return cache / "intrastream" / "cells"
+
+
+@functools.cache
+def _temporary() -> Path:
+    """A folder that goes with this process."""
+    folder, owner = tempfile.mkdtemp(prefix="intrastream-"), os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # not at the end of a fork
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return Path(folder)
 
 
 def module_name(text: str, label: str) -> str:
@@ -29,15 +51,21 @@ def module_name(text: str, label: str) -> str:
 def load(text: str, label: str = "cell", folder: Path | None = None) -> ModuleType:
     """The module with this source, made or found; registered in sys.modules.
 
-    Many processes may ask at once: a file appears whole or not at all, and has one content. Raises OSError
-    where the folder cannot be written, SyntaxError for source that is none.
+    Many processes may ask at once: a file appears whole or not at all, and has one content. Where the user's
+    cache folder cannot be written, the file lies in one of this process. Raises OSError where the given
+    folder cannot be written, SyntaxError for source that is none.
     """
     name = module_name(text, label)
     with _lock:
         known = sys.modules.get(name)
         if known is not None:
             return known
-        path = write(text, (folder or default_folder()) / f"{name}.py")
+        try:
+            path = write(text, (folder or default_folder()) / f"{name}.py")
+        except OSError:
+            if folder is not None:
+                raise
+            path = write(text, _temporary() / f"{name}.py")
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec is not None and spec.loader is not None, path
         module = sys.modules[name] = importlib.util.module_from_spec(spec)
