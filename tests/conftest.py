@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for name, how in (("torch", "manual_seed"), ("numpy.random", "seed")):
         if name in sys.modules:
             getattr(sys.modules[name], how)(seed)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing is read from the user's cache folder, nor written there: processes of one run share another."""
+    folder = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = folder.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder / "caches"))
+        yield
 
 
 @pytest.fixture

@@ -21,9 +21,14 @@ FILES = "files.json"  # sizes of all files of a folder, by name
 
 
 def default_cache_dir() -> Path:
-    """$XDG_CACHE_HOME/intrastream, or ~/.cache/intrastream."""
+    """$XDG_CACHE_HOME/intrastream, or ~/.cache/intrastream. Raises ConfigError for a user without a home."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "intrastream"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "intrastream"
+    except RuntimeError as error:
+        raise ConfigError(
+            "data.cache_dir", "this user has no home folder", "Give a folder: data.cache_dir=/path"
+        ) from error
 
 
 def source_digest(*modules: ModuleType) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -57,7 +58,10 @@ def file_pieces(kind: str, file: Path, rows: int) -> Iterator[Any]:
         if kind == "csv":
             yield from _csv_pieces(file, rows)
             return
-        stream = datasets.load_dataset(kind, data_files=str(file), split="train", streaming=True)
+        with tempfile.TemporaryDirectory(prefix="intrastream-") as unused:  # nothing is kept, only a lock
+            stream = datasets.load_dataset(
+                kind, data_files=str(file), split="train", streaming=True, cache_dir=unused
+            )
         yield from stream.with_format("arrow").iter(batch_size=rows)
     except Exception as error:  # pandas, arrow and datasets have many kinds of their own for a broken file
         raise DataError(

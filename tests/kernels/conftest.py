@@ -20,14 +20,6 @@ def pytest_configure(config: pytest.Config) -> None:
     install()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Generated cells are kept in a folder of the session, not in the user's cache."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cells")))
-        yield
-
-
 @pytest.fixture(scope="session")
 def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compiler]:
     """Compiles for chips that are not there, see compiled.py."""

@@ -50,6 +50,13 @@ def test_the_default_folder_follows_xdg(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache_dir() == Path.home() / ".cache" / "intrastream"
 
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nowhere)
+    with pytest.raises(ConfigError, match=r"data\.cache_dir: this user has no home folder"):
+        default_cache_dir()
+
 
 def test_a_damaged_cache_is_named(tmp_path):
     make_dataset("synth_speech", cache_dir=str(tmp_path), **SMALL)

@@ -2,7 +2,11 @@
 
 import itertools
 import json
+import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -218,6 +222,25 @@ def test_a_broken_file_is_named_or_left(tmp_path, capfd):
     good.write_text("too short")
     with pytest.raises(DataError, match=r"does not fill|no text"):
         read(folder, on_error="skip")
+
+
+def test_a_user_without_a_home_reads_files(corpus):
+    """`datasets` wants a folder of its own even for what is not kept."""
+    code = (
+        "import sys; from framework.data.huggingface import file_pieces\n"
+        "print(sum(len(piece) for piece in file_pieces('text', sys.argv[1], 100)))"
+    )
+    unset = ("XDG_CACHE_HOME", "HF_HOME", "HF_DATASETS_CACHE")
+    environment = {k: v for k, v in os.environ.items() if k not in unset}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(corpus)],
+        cwd=Path(__file__).parents[2],
+        env=environment | {"HOME": str(corpus)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{len(LINES)}\n"), done.stderr
 
 
 def test_it_trains(cli, corpus):
