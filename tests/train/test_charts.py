@@ -202,7 +202,7 @@ def test_a_run_brings_all_of_it_to_the_real_wandb_offline(cli, tmp_path):
     assert any("confusion" in name and name.endswith(".png") for name in media), media
     assert any("samples" in name and name.endswith(".html") for name in media), media
     content = next(folder.glob("*.wandb")).read_bytes()
-    for chart in (b"learning/train loss", b"speed/frames per s", b"memory/peak MiB, measured", b"code.txt"):
+    for chart in (b"learning/train loss", b"speed/CPU use", b"memory/peak MiB, measured", b"code.txt"):
         assert chart in content, chart
     first = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
     assert first["metric"] == "bits_per_character" and first["better"] == "lower"
