@@ -17,6 +17,13 @@ def may_look(v: Tensor) -> bool:
     return v.device.type == "cpu" and v.numel() > 0 and not torch.compiler.is_compiling()
 
 
+def check_tensor(name: str, v: object) -> None:
+    """Raises ConfigError for a list, an array of numpy, and whatever else is no tensor."""
+    if not isinstance(v, Tensor):
+        cause = f"a {type(v).__module__}.{type(v).__name__}".replace("builtins.", "")
+        raise ConfigError(f"x['{name}']", f"{cause}, not a tensor", "Use torch.as_tensor(...).")
+
+
 def check_kind(name: str, v: Tensor, vocab: int) -> None:
     """Raises ConfigError when v holds no integers."""
     if v.is_floating_point() or v.dtype == torch.bool:
@@ -48,6 +55,7 @@ def read_inputs(
     shape: tuple[int, ...] | None = None
     for name, spec in specs.items():
         v = given[name]
+        check_tensor(name, v)
         want = "[T, B]" if spec.vocab is not None else f"[T, B, {spec.size}]"
         fits = v.dim() == 2 if spec.vocab is not None else v.dim() == 3 and v.shape[-1] == spec.size
         if not fits:

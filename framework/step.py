@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
-from framework.call_inputs import check_indices, check_kind
+from framework.call_inputs import check_indices, check_kind, check_tensor
 from framework.errors import ConfigError
 from framework.plain import PlainPlan
 from framework.state import State
@@ -67,6 +67,7 @@ class Stepper:
         lanes = -1
         for name, size, vocab in self.inputs:
             v = given[name]
+            check_tensor(name, v)
             fits = v.dim() == 1 if vocab is not None else v.dim() == 2 and v.shape[1] == size
             if not fits or not v.shape[0]:
                 want = "[B]" if vocab is not None else f"[B, {size}]"

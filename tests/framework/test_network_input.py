@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,11 +42,16 @@ def test_wrong_lengths(lengths: object, cause: str):
         (torch.zeros(3, 0, dtype=torch.long), "B is 0"),
         (torch.zeros(0, 2, dtype=torch.long), "T is 0"),
         ({"y": torch.zeros(3, 2, dtype=torch.long)}, "inputs are x, given are y"),
+        ([[1, 2]], "x\\['x'\\]: a list, not a tensor. Use torch.as_tensor"),
+        (np.zeros((3, 2), dtype=int), "a numpy.ndarray, not a tensor"),
     ],
 )
 def test_wrong_input(x: object, cause: str):
     with pytest.raises(ConfigError, match=cause):
         Network(WORDS)(x)
+    if not isinstance(x, torch.Tensor):
+        with pytest.raises(ConfigError, match=cause):
+            Network(WORDS).step(x)
 
 
 def test_wrong_state():
