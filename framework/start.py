@@ -29,22 +29,21 @@ def start_loops(net: Network, group: Together, calls: Mapping[int, Call]) -> Non
     start = some.now()
     loops = {k: step for k in calls if isinstance(step := net.plan.steps[k], Loop)}
     ready = {k: calls[k].ready(step) for k, step in loops.items()}
-    fork = Fork(some.like.device)
-    for whole, stream in zip(group.launches, group.streams, strict=True):
-        launch = tuple(k for k in whole if k in calls)
-        if len(launch) < 2 or torch.compiler.is_compiling():
-            for k in launch:
-                made: list[Tensor] = []
-                number = 0 if torch.compiler.is_compiling() else stream
-                with fork.on(number, _tensors(ready[k]), made):
-                    made += calls[k].loop(loops[k], ready[k])
-        else:
-            made = []
-            with fork.on(stream, [x for k in launch for x in _tensors(ready[k])], made):
-                found = net.joint(launch)([ready[k] for k in launch])
-                for k, out in zip(launch, found, strict=True):
-                    made += calls[k].keep(loops[k], out)
-    fork.join()
+    with Fork(some.like.device) as fork:
+        for whole, stream in zip(group.launches, group.streams, strict=True):
+            launch = tuple(k for k in whole if k in calls)
+            if len(launch) < 2 or torch.compiler.is_compiling():
+                for k in launch:
+                    made: list[Tensor] = []
+                    number = 0 if torch.compiler.is_compiling() else stream
+                    with fork.on(number, _tensors(ready[k]), made):
+                        made += calls[k].loop(loops[k], ready[k])
+            else:
+                made = []
+                with fork.on(stream, [x for k in launch for x in _tensors(ready[k])], made):
+                    found = net.joint(launch)([ready[k] for k in launch])
+                    for k, out in zip(launch, found, strict=True):
+                        made += calls[k].keep(loops[k], out)
     for k, call in calls.items():
         call.let_go(k)
     some.count(start)

@@ -27,11 +27,21 @@ def side_stream(device: torch.device, number: int) -> torch.cuda.Stream:
 class Fork:
     """Work on cuda_streams of one device, by number; 0: the current one. `cuda`: torch.cuda, and `stream_of`
     its streams, for tests.
+
+    At the end of `with Fork(...)` all is joined, also when something raised: work that has begun still reads
+    its tensors, which others may overwrite once the current stream goes on, and a captured graph must not be
+    left with a stream that nobody waits for.
     """
 
     def __init__(self, device: torch.device, cuda: Any = torch.cuda, stream_of: Any = side_stream):
         self.device, self.cuda, self.stream_of = device, cuda, stream_of
         self.used: list[tuple[Any, list[Tensor]]] = []
+
+    def __enter__(self) -> Fork:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.join()
 
     @contextmanager
     def on(self, number: int, taken: Iterable[Tensor], given: list[Tensor]) -> Iterator[None]:
@@ -45,17 +55,17 @@ class Fork:
             return
         side = self.stream_of(self.device, number)
         side.wait_stream(self.cuda.current_stream(self.device))
+        self.used.append((side, given))
         for x in taken:
             x.record_stream(side)
-        self.used.append((side, given))
         with self.cuda.stream(side):
             yield
 
     def join(self) -> None:
         """What comes next on the current stream waits for all."""
-        for side, given in self.used:
+        used, self.used = self.used, []
+        for side, given in used:
             current = self.cuda.current_stream(self.device)
             current.wait_stream(side)
             for x in given:
                 x.record_stream(current)
-        self.used = []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
-from framework import Network, load_graph, make_plan
+from framework import Network, load_graph, make_plan, start
+from framework.call import Call
+from framework.errors import ConfigError
 from framework.graph import Graph
 from framework.machine import machine
 from framework.order import last_uses, order, step_reads, steps_of
@@ -250,18 +253,22 @@ class FakeCuda:
         self.log.append(f"leave {self.inside.pop().name}")
 
 
+def forked(cuda: FakeCuda) -> Fork:
+    """A fork on the fake device."""
+    return Fork(torch.device("cpu"), cuda, lambda device, n: cuda.streams[f"side {n}"])
+
+
 def test_work_is_forked_and_joined():
     """Each stream waits for the current one before its work, the current one for each after all; both sides
     tell the allocator whose memory they use.
     """
     cuda = FakeCuda()
-    fork = Fork(torch.device("cpu"), cuda, lambda device, n: cuda.streams[f"side {n}"])
-    for number in (1, 2, 0):
-        made: list[Any] = []
-        with fork.on(number, [FakeTensor(f"x{number}", cuda.log)], made):  # type: ignore[list-item]
-            cuda.log.append(f"work on {cuda.inside[-1].name}")
-            made.append(FakeTensor(f"y{number}", cuda.log))
-    fork.join()
+    with forked(cuda) as fork:
+        for number in (1, 2, 0):
+            made: list[Any] = []
+            with fork.on(number, [FakeTensor(f"x{number}", cuda.log)], made):  # type: ignore[list-item]
+                cuda.log.append(f"work on {cuda.inside[-1].name}")
+                made.append(FakeTensor(f"y{number}", cuda.log))
     assert cuda.log == [
         "side 1 waits for current", "x1 used by side 1", "enter side 1", "work on side 1", "leave side 1",
         "side 2 waits for current", "x2 used by side 2", "enter side 2", "work on side 2", "leave side 2",
@@ -270,17 +277,49 @@ def test_work_is_forked_and_joined():
     ]  # fmt: skip
 
 
-def test_an_error_on_a_stream_is_an_error():
-    cuda = FakeCuda()
-    fork = Fork(torch.device("cpu"), cuda, lambda device, n: cuda.streams[f"side {n}"])
-    with pytest.raises(ValueError, match="no"), fork.on(1, [], []):
+class Refused(FakeTensor):
+    """A tensor that no other stream may use."""
+
+    def record_stream(self, stream: FakeStream) -> None:
         raise ValueError("no")
-    assert cuda.log[-1] == "leave side 1"
+
+
+@pytest.mark.parametrize("where", ["taken", "work", "between"])
+def test_streams_are_joined_after_an_error_too(where: str):
+    """Also those whose work was over, and one that has only waited; made tensors are known to both sides."""
+    cuda = FakeCuda()
+    made: list[Any] = [FakeTensor("y", cuda.log)]
+    with pytest.raises(ValueError, match="no"), forked(cuda) as fork:
+        with fork.on(1, [], made):
+            pass
+        with fork.on(2, [Refused("x", cuda.log)] if where == "taken" else [], []):  # type: ignore[list-item]
+            if where == "work":
+                raise ValueError("no")
+        raise ValueError("no")
+    joined = ["current waits for side 1", "y used by current", "current waits for side 2"]
+    assert cuda.log[-3:] == joined and cuda.inside == [cuda.streams["current"]] and not fork.used
+
+
+def test_a_loop_that_fails_leaves_no_stream_behind(monkeypatch: pytest.MonkeyPatch):
+    """The first loop of a group runs on a stream of its own, the second one raises on the current one."""
+    net = Network(branches(a=lstm(3), b=lstm(3)), runner="torch")
+    loops = [k for k, step in enumerate(net.plan.steps) if isinstance(step, Loop)]
+    cuda = FakeCuda()
+    monkeypatch.setattr(start, "Fork", lambda device: forked(cuda))
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, stream: None)
+    call = Call(net, torch.zeros(2, 1, 8), None, None, None)
+    for k, step in enumerate(net.plan.steps):
+        if isinstance(step, Linear):
+            call.step(k)
+    broken = net.plan.steps[loops[1]].component
+    monkeypatch.setattr(net.loops[broken], "run", Mock(side_effect=ConfigError("loop", "it is broken")))
+    group = Together(tuple((k,) for k in loops), (1, 0), "")
+    with torch.no_grad(), pytest.raises(ConfigError, match="it is broken"):
+        start.start_loops(net, group, {k: call for k in loops})
+    assert cuda.log[-2:] == ["leave side 1", "current waits for side 1"]
 
 
 def test_the_current_stream_alone_needs_no_device():
     """Groups of launches that follow each other touch no stream at all."""
-    fork = Fork(torch.device("cpu"))
-    with fork.on(0, [torch.zeros(1)], []):
+    with Fork(torch.device("cpu")) as fork, fork.on(0, [torch.zeros(1)], []):
         pass
-    fork.join()
