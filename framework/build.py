@@ -66,7 +66,12 @@ class Builder:
         return handler(tree)
 
     def _foreign(self, tree: ast.expr) -> GraphError:
-        return self._fail(f"{quoted(written(tree))} is not part of the language", ALLOWED)
+        hint = ALLOWED
+        if isinstance(tree, ast.BinOp) and isinstance(tree.op, ast.MatMult):
+            hint = "A product with a matrix of weights is full(s)."
+        elif isinstance(tree, ast.Attribute):
+            hint = "A node c inside the cell node l1 is l1/c; functions stand by themselves: tanh(s)."
+        return self._fail(f"{quoted(written(tree))} is not part of the language", hint)
 
     def _value(self, tree: ast.expr) -> Expr:
         """An operand: anything but an input of indices."""

@@ -13,6 +13,12 @@ from framework.ops import POINTWISE
 ARITY = {name: op.arity for name, op in POINTWISE.items()}
 STRUCTURAL = ("full", "diag", "block", "bias", "norm", "softmax", "concat", "stop", "dropout", "zoneout")
 FUNCTIONS = frozenset(ARITY) | frozenset(STRUCTURAL)
+# What functions are called elsewhere.
+ELSEWHERE = {
+    "max": "maximum", "min": "minimum", "sigma": "sigmoid", "logistic": "sigmoid", "linear": "full",
+    "dense": "full", "matmul": "full", "swish": "silu", "layer_norm": "norm", "layernorm": "norm",
+    "cat": "concat", "detach": "stop",
+}  # fmt: skip
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _SHOWN = 24  # names listed in an error before "..."
 
@@ -48,7 +54,10 @@ def listing(names: Iterable[str]) -> str:
 
 def did_you_mean(name: object, names: Iterable[str]) -> str:
     """` Did you mean 'l1'?` for the nearest of `names`, or nothing."""
-    close = difflib.get_close_matches(str(name), list(names), n=1)
+    names, text = list(names), str(name)
+    close = [each for each in (ELSEWHERE.get(text),) if each in names] or [
+        *difflib.get_close_matches(text, names, n=1), *difflib.get_close_matches(text.lower(), names, n=1)
+    ]  # fmt: skip
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
