@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from weakref import WeakValueDictionary
 
 from framework.errors import ConfigError
 from framework.runners.compiled_text import Vectors
@@ -27,7 +28,8 @@ attributes #1 = {{ nounwind noinline }}
 _lock = Lock()
 if hasattr(os, "register_at_fork"):  # a child would wait for a thread that it does not have
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
-_engines: dict[str, tuple[Any, Callable[..., None]]] = {}
+# Functions that somebody still holds, by the key of their file: a process may make any number of loops.
+_functions: WeakValueDictionary[str, Callable[..., None]] = WeakValueDictionary()
 
 
 @cache
@@ -75,18 +77,21 @@ def folder() -> Path:
 
 
 def function(text: str) -> Callable[..., None]:
-    """The function `run` of a module; see `compiled_function.SIGNATURE`. It runs without Python's lock."""
+    """The function `run` of a module; see `compiled_function.SIGNATURE`. It runs without Python's lock; what
+    is loaded for it goes when it goes.
+    """
     llvm = _llvm()
     content = "\n".join([text, OPTIONS, *map(str, llvm.llvm_version_info), *_host()])
     key = hashlib.sha256(content.encode()).hexdigest()
     with _lock:
-        if key not in _engines:
+        run = _functions.get(key)
+        if run is None:
             made = _read(key)
             if made is None:
                 made = _compile(text)
                 _write(key, made)
-            _engines[key] = _link(made)
-        return _engines[key][1]
+            run = _functions[key] = _link(made)
+        return run
 
 
 def _target() -> Any:
@@ -109,15 +114,17 @@ def _compile(text: str) -> bytes:
     return machine.emit_object(module)
 
 
-def _link(made: bytes) -> tuple[Any, Callable[..., None]]:
-    """The loaded object (it must live as long as the function) and its `run`."""
+def _link(made: bytes) -> Callable[..., None]:
+    """The function `run` of an object file; it holds what is loaded of it."""
     llvm = _llvm()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _target())
     engine.add_object_file(llvm.ObjectFileRef.from_data(made))
     engine.finalize_object()
     numbers = [ctypes.c_int64] * 8
     kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *numbers, ctypes.c_void_p)
-    return engine, kind(engine.get_function_address("run"))
+    run = kind(engine.get_function_address("run"))
+    run.engine = engine  # type: ignore[attr-defined]  # its code: neither may go before the other
+    return run
 
 
 # Files ------------------------------------------------------------------------------------------------

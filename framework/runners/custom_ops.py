@@ -9,9 +9,12 @@ microseconds.
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -22,7 +25,7 @@ from framework.runners.source import pads
 if TYPE_CHECKING:
     from framework.runners.loop import Chunk, Kept, LoopRunner
 
-# What describes the call, the same in both operators. `runner`: a key of _RUNNERS.
+# What describes the call, the same in both operators. `runner`: what `key_of` says.
 _CALL = "Tensor[] masks, Tensor? seed, int[] distances, str runner, int n_ext, SymInt steps, SymInt lanes"
 torch.library.define(
     "intrastream::loop",
@@ -36,8 +39,12 @@ torch.library.define(
 )
 
 # By content, so that a compiled graph that torch keeps on disk means the same loop in every process. What was
-# compiled may outlive the network, or serve an equal one: loops, which hold no tensors, stay.
-_RUNNERS: dict[str, LoopRunner] = {}
+# compiled may outlive the network, or serve an equal one: so a loop, which holds no tensors, stays as its
+# pickle of a few thousand bytes. The loops themselves, with the functions that they have made, go with their
+# networks; of those that are needed again after that, some stay.
+_PICKLES: dict[str, bytes] = {}
+_loops: WeakValueDictionary[str, LoopRunner] = WeakValueDictionary()
+_AGAIN = 64  # loops without a network that stay ready
 _FORM = 1  # of what the operators take and give: another one when that changes, for graphs kept on disk
 
 
@@ -47,7 +54,9 @@ def key_of(loop: LoopRunner) -> str:
     plain = replace(loop.c, members=frozenset())
     content = f"{_FORM} {type(loop).__module__}.{type(loop).__qualname__} {loop.variant} {plain!r}"
     key = hashlib.sha256(content.encode()).hexdigest()[:24]
-    _RUNNERS.setdefault(key, loop)
+    _loops.setdefault(key, loop)
+    if key not in _PICKLES:
+        _PICKLES[key] = pickle.dumps(loop)
     return key
 
 
@@ -80,8 +89,15 @@ def _chunk(
 
 
 def _loop(key: str) -> LoopRunner:
-    assert key in _RUNNERS, f"no loop of this name was traced in this process: {key}"
-    return _RUNNERS[key]
+    loop = _loops.get(key)
+    return _again(key) if loop is None else loop
+
+
+@lru_cache(_AGAIN)
+def _again(key: str) -> LoopRunner:
+    """A loop whose network is gone."""
+    assert key in _PICKLES, f"no loop of this name was traced in this process: {key}"
+    return pickle.loads(_PICKLES[key])
 
 
 def _shown(loop: LoopRunner, kept: Mapping[Any, Kept]) -> dict[Any, int]:

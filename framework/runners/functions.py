@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import linecache
+import weakref
 from collections.abc import Callable, Sequence
 from functools import wraps
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor
 
+_numbers = count()  # of generated sources in this process
 EPS = 1e-5  # of layer norm, as in torch.nn.LayerNorm
 
 
@@ -125,12 +128,14 @@ def run_loop(run: Callable[..., None], steps: int, block: int, v: dict[str, Any]
 
 
 def compile_source(text: str, name: str) -> Callable[..., None]:
-    """The function `run` of generated source; tracebacks show its lines."""
-    filename = f"<loop {name} {len(linecache.cache)}>"
+    """The function `run` of generated source; tracebacks show its lines as long as it lives."""
+    filename = f"<loop {name} {next(_numbers)}>"
     linecache.cache[filename] = (len(text), None, text.splitlines(True), filename)
     scope: dict[str, Any] = {
         "torch": torch, "layer_norm": layer_norm, "rstd": rstd, "block": block, "block_t": block_t,
         "gather": gather, "wide": wide,
     }  # fmt: skip
     exec(compile(text, filename, "exec"), scope)
-    return scope["run"]
+    run = scope.pop("run")  # which holds its scope: without a way back it ends with its last reader
+    weakref.finalize(run, linecache.cache.pop, filename, None).atexit = False
+    return run

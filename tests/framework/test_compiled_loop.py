@@ -352,14 +352,14 @@ def test_other_devices_are_an_error():
 def test_what_is_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Code is made once, read by others, and made again where the file is torn, foreign or cannot be kept."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiled_native, "_engines", {})
+    monkeypatch.setattr(compiled_native, "_functions", {})
     made: list[int] = []
     plain = compiled_native._compile
     monkeypatch.setattr(compiled_native, "_compile", lambda text: made.append(1) or plain(text))
     x = torch.randn(3, 2, 4)
 
     def run() -> Tensor:
-        compiled_native._engines.clear()
+        compiled_native._functions.clear()
         torch.manual_seed(0)
         with torch.no_grad():
             return compiled(load_graph(cell_graph("rnn_tanh")))(x)[0]
