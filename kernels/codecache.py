@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a child would wait for a thread that it does not have
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def default_folder() -> Path:

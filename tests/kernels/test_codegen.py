@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -223,6 +224,35 @@ def test_two_processes_write_at_once(tmp_path: Path):
         assert process.returncode == 0 and out == "done\n", error
     assert not list(tmp_path.glob(".*")), "a temporary file is left"
     assert module_name("a", "b") != module_name("c", "b")
+
+
+FORKER = """
+import os, signal, sys, threading, types
+from pathlib import Path
+from kernels.codecache import load
+folder = Path(sys.argv[1])
+gate = sys.modules["gate"] = types.ModuleType("gate")
+gate.inside, gate.go = threading.Event(), threading.Event()
+slow = "import gate\\ngate.inside.set()\\nassert gate.go.wait(100)\\n"
+thread = threading.Thread(target=load, args=(slow, "slow", folder))
+thread.start()
+assert gate.inside.wait(100)
+threading.Timer(0.3, gate.go.set).start()  # the fork has to wait for it
+child = os.fork()
+if not child:
+    signal.alarm(60)  # ends a child that waits for a thread that it does not have
+    os._exit(load("x = 7", "other", folder).x)
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), load("x = 8", "third", folder).x)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_process_may_fork_while_a_thread_loads(tmp_path: Path):
+    command = [sys.executable, "-c", FORKER, str(tmp_path)]
+    root = Path(__file__).parents[2]
+    ran = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=250)
+    assert ran.stdout == "7 8\n", ran.stderr
 
 
 def test_numbers_are_taken_together():
