@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,8 @@ def streams(pyplot: Any, found: Sequence[Row]) -> Any:
         axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=COLORS[k], label=system)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    counts = sorted({r.B for r in mine})
-    axes.set_xticks(counts, [str(b) for b in counts])
+    _sizes(axes.xaxis, {r.B for r in mine})
+    _plain(axes.yaxis)
     axes.set_xlabel("streams")
     axes.set_ylabel("frames a millisecond, forward and backward")
     axes.grid(alpha=0.3)
@@ -104,6 +104,25 @@ def growth(pyplot: Any, found: Sequence[Row]) -> Any:
         )
         place.set_xlabel(axis)
         place.grid(alpha=0.3)
+    for place, axis in zip(axes[0], axes_names, strict=True):
+        _sizes(place.xaxis, {getattr(r, axis) for name, _, rows in lines if name == axis for r in rows})
+        _plain(place.yaxis)
     axes[0][0].set_ylabel("ms, forward and backward")
     axes[0][0].legend(fontsize=7)
     return figure
+
+
+def _sizes(axis: Any, measured: Iterable[int]) -> None:
+    """Marks where something was measured, and nowhere else."""
+    marks = sorted(measured)
+    axis.set_ticks(marks, [str(mark) for mark in marks])
+    axis.set_ticks([], minor=True)
+
+
+def _plain(axis: Any) -> None:
+    """A log axis with numbers as one reads them, 20 and not 2 x 10^1."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())

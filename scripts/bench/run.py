@@ -224,6 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         info["gpu"] = "none: rehearsed, measures nothing"
     small = {str(c): c for c in map(tiny, wanted)}  # many sizes become one
     cases = [c for c in (small.values() if args.tiny else wanted) if args.only in str(c)]
+    if not cases:
+        print(f"--only: no case of these tables holds {args.only!r}. --list names them.", file=sys.stderr)
+        return 2
     known = [] if args.again else rows.read(args.out)
     todo = [c for c in cases if missing(c, known, info)]
     print(f"{len(cases) - len(todo)} of {len(cases)} cases are in {args.out} already", flush=True)

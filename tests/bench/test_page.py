@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,18 @@ def test_pictures_are_drawn_where_there_are_rows(tmp_path: Path):
     drawn = plot.draw(found, tmp_path, found[0].machine)
     assert len(drawn) == 3 and all(path.read_bytes().startswith(b"\x89PNG") for _, path in drawn)
     assert plot.draw([], tmp_path / "none", found[0].machine) == []
+
+
+def test_axes_have_marks_where_something_was_measured():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    (line, *_) = page_growth.series([r for r in everything() if r.table == "f" and r.pass_ != "plan"])
+    figure = plot.growth(pyplot, everything())
+    figure.canvas.draw()
+    first = figure.axes[0]
+    marks = [label.get_text() for label in first.get_xticklabels(which="both")]
+    assert marks == [str(getattr(row, line[0])) for row in line[2]]
+    assert all(re.fullmatch(r"[\d.]*", label.get_text()) for label in first.get_yticklabels(which="both"))
+    pyplot.close(figure)
 
 
 def test_the_command(tmp_path: Path, capsys):

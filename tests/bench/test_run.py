@@ -127,6 +127,8 @@ def test_wrong_options_are_told(capsys: pytest.CaptureFixture):
         tables.select("a,z", "cpu")
     assert run.main(["--tables", "z"]) == 2
     assert "There are cpu, gpu, a, b" in capsys.readouterr().err
+    assert run.main(["--tables", "a", "--tiny", "--device", "cpu", "--only", "lstn"]) == 2
+    assert "--only: no case of these tables holds 'lstn'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", tables.SETS)
