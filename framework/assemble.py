@@ -19,7 +19,7 @@ from framework.graph import Graph
 from framework.load import load_graph
 from framework.logging import warn
 from framework.network import Network
-from framework.plan import Memory
+from framework.plan import Memory, Parallel
 from framework.runners.hoisted_products import products_by
 from framework.task import Task, make_task
 from framework.tuning import use as use_tuning
@@ -75,16 +75,13 @@ def assemble(
     torch.manual_seed(seed)
     if parallel not in ("intra", "none"):
         raise ConfigError("parallel", f"no '{parallel}'", "There are: intra, none.")
-    net = Network(
-        graph,
-        runner,
-        "none" if parallel == "none" else "intra",
-        products,
-        cast(Memory, memory),  # checked there
-        memory_chunk,
-        together,
-        overlap,
-    ).to(device)
+    how = cast(Parallel, parallel), products, cast(Memory, memory)  # the memory is checked there
+    try:
+        net = Network(graph, runner, *how, memory_chunk, together, overlap).to(device)
+    except ConfigError as error:
+        if error.place != "chunk":
+            raise
+        raise ConfigError("memory_chunk", error.cause, error.fix) from error  # as train.py calls it
     products_by(net.plan.products.by, net.like.device)
     for loop in net.loops:
         loop.check_device(device.split(":")[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -73,12 +74,17 @@ def tell(error: UserError) -> None:
 
 
 def guarded(main: Callable[[list[str]], None], given: list[str]) -> int:
-    """Run a script's `main`; returns the exit code, 2 after a mistake of the user, which is told."""
+    """Run a script's `main`; returns the exit code: 2 after a mistake of the user, which is told, 130 after
+    Ctrl-C.
+    """
     try:
         main(given)
     except UserError as error:
         tell(error)
         return 2
+    except KeyboardInterrupt:  # asked for: no traceback
+        print("interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 

@@ -66,6 +66,8 @@ def test_exit_codes(capsys):
     def main(given):
         if given == ["bad"]:
             raise ConfigError("x", "it is bad", "Try good.")
+        if given == ["ctrl-c"]:
+            raise KeyboardInterrupt
         assert given != ["bug"]
         print("ran", *given)
 
@@ -75,6 +77,7 @@ def test_exit_codes(capsys):
     assert guarded(main, []) == 0 and capsys.readouterr() == ("ran\n", "")
     assert command(main, "", ["bad"]) == 2
     assert capsys.readouterr() == ("", "ConfigError: x: it is bad. Try good.\n")
+    assert command(main, "", ["ctrl-c"]) == 130 and capsys.readouterr() == ("", "interrupted\n")
     with pytest.raises(AssertionError):  # a bug of ours keeps its traceback
         command(main, "", ["bug"])
 

@@ -31,7 +31,7 @@ def test_recompute_and_chunks_train_alike(cli, tmp_path):
 def test_mistakes_are_told_before_anything_is_written(cli, tmp_path):
     for option, message in (
         ("memory=forget", "memory: 'forget'"),
-        ("memory_chunk=0", "chunk: 0"),
+        ("memory_chunk=0", "memory_chunk: 0 is"),
         ("overlap=1", "overlap: 1"),
     ):
         code, _, err = cli(*TINY, option)
