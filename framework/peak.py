@@ -165,10 +165,11 @@ class _Walk(Loops):
             return
         g = self.grads.pop(step.op)
         args = [self.plan.roots[op.name]] if op.kind == "shift" else list(op.args)
-        for a in args:
+        coefs = op.coefs or (1.0,) * len(args)
+        for a, coef in zip(args, coefs, strict=True):
             if a not in self.needs:
                 continue
-            if op.kind in ("copy", "sum", "concat", "stop"):
+            if op.kind in ("copy", "sum", "concat", "stop") and coef == 1.0:
                 if op.kind != "stop":
                     self.alias(a, g)
             else:

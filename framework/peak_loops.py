@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from math import prod
 
+import torch
+
 from framework.peak_tensors import Tensors
 from framework.runners.compiled_loop import CompiledLoop
+from framework.runners.compiled_rebuild import slab_steps
 from framework.runners.loop import Chunk, LoopRunner
 from framework.runners.products import copies_weights
 from framework.runners.rebuild import RebuildLoop
@@ -22,7 +25,7 @@ class Loops(Tensors):
         heap, c = self.heap, self.plan.components[step.component]
         loop = self.net.loops[step.component]
         chunk = Chunk(self.steps, self.lanes, {})
-        inner = loop.inner if isinstance(loop, RebuildLoop) else loop
+        inner = _inner(loop)
         self.keep(k, [a for i, a in enumerate(c.ext) if not (loop.own_masks and i in loop.c.masks)])
         shown: dict[int, int] = {}
         mine: list[int] = []
@@ -36,7 +39,7 @@ class Loops(Tensors):
         if isinstance(loop, RebuildLoop):
             heap.spike(self.block(c.width, step.component) + self.weights(step.component))
         else:
-            heap.spike(self.weights(step.component))
+            heap.spike(self.weights(step.component) + self.row(self.packed_units(step.component)))
             if step.pre >= 0:
                 mine.append(self.sums.pop(step.pre))
         for op, at in c.outputs:
@@ -53,11 +56,20 @@ class Loops(Tensors):
     def weights(self, component: int) -> int:
         """Bytes of the copies of its weights that a loop makes for its products."""
         c, loop = self.plan.components[component], self.net.loops[component]
-        inner = loop.inner if isinstance(loop, RebuildLoop) else loop
+        inner = _inner(loop)
         if isinstance(inner, CompiledLoop):
             return inner.packed(self.net.like.dtype)
         shapes = [(run.hi - run.lo, c.cell[run.source].size) for run in c.runs]
         return sum(n * m * self.item for n, m in shapes if copies_weights(self.net.like, self.lanes, n, m))
+
+    def packed_units(self, component: int) -> int:
+        """Units of what machine code reads as columns of a wider buffer: it packs them first."""
+        if not isinstance(_inner(self.net.loops[component]), CompiledLoop):
+            return 0
+        wide = {
+            op for s in self.plan.steps if isinstance(s, Linear) and len(s.columns) > 1 for op in s.columns
+        }
+        return sum(self.plan.ops[a].size for a in self.plan.components[component].ext if a in wide)
 
     def gradients(self, component: int) -> int:
         """Bytes of the gradients of its own weights."""
@@ -85,10 +97,16 @@ class Loops(Tensors):
         else:
             assert isinstance(loop, LoopRunner)
             whole, moment, exts = self.buffers(loop, self.steps, given)
-            heap.new(self.gradients(step.component))
             key = heap.new(whole)
-            heap.spike(moment + self.weights(step.component) + self.columns(step.component, self.steps))
+            copied = self.weights(step.component)
+            products = self.columns(step.component, self.steps) + self.gradients(step.component)
+            if isinstance(loop, CompiledLoop):  # what machine code copies is gone when it ends
+                copied += self.row(self.packed_units(step.component))
+                heap.spike(moment + max(copied, products))
+            else:
+                heap.spike(moment + copied + products)
             heap.drop([key])
+            heap.new(self.gradients(step.component))
             if step.pre >= 0:
                 self.sums[step.pre] = heap.new(self.pre_gradient(loop, c.width))
             for a, size in exts:
@@ -151,7 +169,7 @@ class Loops(Tensors):
         grads = self.gradients(component)
         grads += sum(prod(self.plan.packs[a.pack].shape) * self.item for a in
                      (linear.addends if isinstance(linear, Linear) else ()) if a.pack)  # fmt: skip
-        heap.new(grads)
+        sums = heap.new(grads if many else 0)  # one block brings what stays
         whole, moment, exts = self.buffers(inner, n, given)
         made += [(op, size // n * self.steps) for op, size in exts if op in self.needs]
         keys = [heap.new(size) for _, size in made]
@@ -162,23 +180,33 @@ class Loops(Tensors):
         part += self.block(extra, component)
         part += self.block(sum(op.size for op in c.masks.values()), component)
         copies = self.block(sum(c.cell[at].size for at in states), component) if many else 0
-        copied = self.weights(component)
-        rows = min(max(self.lanes, ROWS), n * self.lanes)
-        first = part + self.rebuilding(inner, rows) + copied
-        second = part + copies + whole + moment + copied + (grads if many else 0)
-        second += self.columns(component, n)
-        third = copies + self.block(c.width, component) + (grads if many else 0)
+        copied = self.weights(component) + self.block(self.packed_units(component), component)
+        first = part + self.rebuilding(inner, n) + copied
+        products = grads + self.columns(component, n)
+        compiled = isinstance(inner, CompiledLoop)  # what it copies is gone when its code ends
+        second = part + copies + whole + moment + (max(copied, products) if compiled else copied + products)
+        third = copies + self.block(c.width, component) + grads
         third += self.block(max((self.plan.ops[a.source].size for a in full), default=0), component)
         heap.spike(max(first, second, third))
+        heap.drop([sums])
+        heap.new(grads)
         for (op, _), key in zip(made, keys, strict=True):
             self.take(op, key)
 
-    def rebuilding(self, loop: LoopRunner, rows: int) -> int:
-        """Bytes that live for a moment while gates are computed again."""
+    def rebuilding(self, loop: LoopRunner, steps: int) -> int:
+        """Bytes that live for a moment while the gates of a block of steps are computed again."""
         c = loop.c
         if not isinstance(loop, TorchLoop):
             return 0
         buffers = loop.source("rebuild", False)[0].buffers.values()
         units = sum(s.size for s in buffers if s.mode == "block")
+        if isinstance(loop, CompiledLoop):
+            return units * slab_steps(self.lanes) * torch.get_num_threads() * self.lanes * self.item
+        rows = min(max(self.lanes, ROWS), steps * self.lanes)
         product = max((run.hi - run.lo for run in c.runs if self.copies(run.hi - run.lo, 1 << 20)), default=0)
         return (units + product) * rows * self.item
+
+
+def _inner(loop: LoopRunner | RebuildLoop) -> LoopRunner:
+    """The runner of a loop, or of its blocks."""
+    return loop.inner if isinstance(loop, RebuildLoop) else loop

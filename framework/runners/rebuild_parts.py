@@ -149,6 +149,10 @@ class Parts:
         kept = {name: k for name, k in inner.keeps(chunk).items() if k.op is not None}
         stored = {name: self.boundary[0].new_empty(k.shape) for name, k in kept.items()}
         shown = {k.op: name for name, k in kept.items()}
+        places = {op: (name, front) for op, name in shown.items()}  # of outputs: sequence, first step
+        if not chunk.masks:
+            shifts = [(at, c.cell[at]) for _, at in c.outputs if c.cell[at].kind == "shift"]
+            places |= {at: (shown[c.roots[op.name]], front + op.shift) for at, op in shifts}
         for (node, distance), edge in zip(c.states.items(), self.boundary, strict=True):
             start = front - distance if c.direction > 0 else chunk.steps
             stored[shown[c.roots[node]]][start : start + distance] = edge
@@ -156,15 +160,15 @@ class Parts:
         for s in self.spans():
             out = inner.run_into(self.part(s), len(c.ext), self.block(s, stored, kept), self.cut(s, stored))
             for (_, at), y in zip(c.outputs, out, strict=False):
-                if at not in shown:
+                if at not in places:
                     if at not in others:
                         others[at] = y.new_empty((chunk.steps, *y.shape[1:]))
                     others[at][s.t0 : s.t1] = y
-        steps = slice(front, front + chunk.steps)
-        given = (at for _, at in c.outputs)
-        return tuple(
-            (stored[shown[at]][steps] if at in shown else others[at]).detach() for at in given
-        ), stored
+        values: list[Tensor] = []
+        for _, at in c.outputs:
+            name, first = places.get(at, ("", 0))
+            values.append((stored[name][first : first + chunk.steps] if name else others[at]).detach())
+        return tuple(values), stored
 
     # Backward -------------------------------------------------------------------------------------------
 

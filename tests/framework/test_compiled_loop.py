@@ -263,6 +263,15 @@ def test_less_memory_gives_the_same(more: dict[str, Any]):
     assert_same(run_network(net, [batch]), run_oracle(graph, weights, [batch]), RICH)
 
 
+@pytest.mark.parametrize("cell", ["indrnn", "sru"])
+def test_less_memory_where_little_is_computed_again(cell: str):
+    """A backward of indrnn reads its states alone; sru gives out its state of the step before, too."""
+    graph = load_graph(cell_graph(cell))
+    for cut in (False, True):
+        batch = random_batch(graph, 5, lengths=cut, resets=cut, steps=7, lanes=3)
+        check(graph, cell, batch, memory="recompute")
+
+
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "cut"])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_what_is_computed_again_is_what_was_there(

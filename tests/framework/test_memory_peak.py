@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch.profiler import ProfilerActivity
 
 from framework import Network, lstm, make_plan
 from framework.errors import ConfigError
@@ -25,22 +28,40 @@ NOISY = {
 }
 
 
-def measured(net: Network, steps: int, lanes: int) -> int:
-    """The peak of one forward and backward, weights included."""
+def allocated(run: Callable[[], object]) -> int:
+    """The peak of what the allocator gives out during `run`, beyond what there was. Unlike `peak_bytes` it
+    sees scratch of libraries, and leaves autograd to add gradients in place as it does in earnest.
+    """
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        run()
+    result = found.profiler
+    assert result is not None and result.kineto_results is not None
+    events = [e for e in result.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for e in sorted(events, key=lambda e: e.start_ns()):
+        now += e.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+def measured(
+    net: Network, steps: int, lanes: int, peak_of: Callable[[Callable[[], object]], int] = peak_bytes
+) -> int:
+    """The peak of one forward and backward, weights, inputs and gradients of outputs included."""
     size = sum(node.size for node in (net.graph.nodes[n] for n in net.graph.outputs.values()))
     x, dy = torch.randn(steps, lanes, F).to(net.like), torch.randn(steps, lanes, size).to(net.like)
 
     def run() -> None:
         weights = [p.detach() for p in net.parameters()]
-        y, state = net(x)
+        y, state = net(x.view_as(x))  # views: machine code takes what torch does not see
         del state
         assert isinstance(y, torch.Tensor)
-        y.backward(dy)
+        y.backward(dy.view_as(dy))
         assert weights
 
     run()  # sources are generated and compiled
     net.zero_grad(set_to_none=True)
-    return peak_bytes(run)
+    return peak_of(run)
 
 
 @pytest.mark.parametrize("memory, chunk", MODES)
@@ -58,6 +79,8 @@ def test_predicted_peak(cell: str, layers: int, both: bool, memory: str, chunk: 
     ("cell", "memory", "dtype"),
     [
         ("lstm", "save", torch.float32),
+        ("lstm", "recompute", torch.float32),
+        ("sru", "save", torch.float32),
         ("rhn", "recompute", torch.float32),
         ("lstm", "save", torch.bfloat16),
         ("lstm", "recompute", torch.bfloat16),
@@ -67,7 +90,15 @@ def test_predicted_peak_of_compiled_loops(cell: str, memory: Memory, dtype: torc
     pytest.importorskip("llvmlite")
     net = Network(lstm(F, H, cell=cell).graph, memory=memory, runner="compiled").to(dtype)
     count, predicted = measured(net, T, B), net.peak_bytes(T, B)
-    assert abs(predicted / count - 1) <= 2 * NEAR, (count, predicted)
+    assert abs(predicted / count - 1) <= NEAR, (count, predicted)
+
+
+def test_predicted_peak_of_hoisted_ops_around_a_loop():
+    """Of sru most is outside: sums with coefficients, a state that is read one step back."""
+    net = Network(lstm(F, H, cell="sru").graph, memory="recompute", runner="torch")
+    there = sum(x.nbytes for x in (torch.empty(T, B, F + H), *net.parameters()))
+    count, predicted = measured(net, T, B, allocated) + there, net.peak_bytes(T, B)
+    assert abs(predicted / count - 1) <= NEAR, (count, predicted)
 
 
 def test_recompute_takes_less_than_half():
