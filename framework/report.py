@@ -72,6 +72,8 @@ class Curves:
 
 def _line(axes: Any, records: Sequence[Mapping[str, Any]], key: str, label: str, **style: Any) -> None:
     points = [(r["step"], r[key]) for r in records if key in r]
+    if len(points) == 1:
+        style.setdefault("marker", "o")  # a single point has no line
     if points:
         axes.plot(*zip(*points, strict=True), label=label, markersize=3, linewidth=1.2, **style)
 

@@ -103,7 +103,7 @@ function drawLine(picture, line, good, px, py) {
     picture.append(svg("path", { d: path, "data-run": line.name, stroke: style.colour, "stroke-dasharray": style.dash,
       "stroke-width": line.bold ? 2 : 1.1, "stroke-opacity": line.bold ? 1 : 0.65 }));
   }
-  if (line.bold && line.y.length <= 30) {
+  if (line.bold ? line.y.length <= 30 : line.y.length === 1) {  // a single point has no line
     line.y.forEach((y, i) => good(y) && picture.append(svg("circle", { cx: px(line.x[i]), cy: py(y), r: 2.2, style: `fill:${style.colour}` })));
   }
 }

@@ -268,6 +268,19 @@ def test_the_page_works_in_a_browser(browser, runs, tmp_path):
     assert seen["theme"] == [True, True] and seen["after"] == 6
 
 
+def test_a_single_point_and_a_huge_loss_can_be_seen(browser, tmp_path):
+    write_run(tmp_path / "runs" / "short", steps=1)
+    log = tmp_path / "runs" / "short" / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"loss": 3.0', '"loss": 3e20'), encoding="utf-8")
+    page, _ = build_page(tmp_path / "runs", "now")
+    (tmp_path / "page.html").write_text(page, encoding="utf-8")
+    text = browser((tmp_path / "page.html").as_uri(), tmp_path / "profile")
+    loss = re.search(r'<figure data-chart="loss".*?</figure>', text, re.S)
+    assert loss and loss[0].count("<circle cx") == 2, text[-2000:]  # train and dev
+    marks = re.findall(r"<text[^>]*>([^<]+)</text>", loss[0])
+    assert any(re.fullmatch(r"\d\.\de\+20", mark) for mark in marks) and max(map(len, marks)) < 8, marks
+
+
 def test_an_address_brings_a_view_back(browser, runs, tmp_path):
     page, _ = build_page(runs, "now")
     path = tmp_path / "page.html"
