@@ -16,6 +16,7 @@ from typing import Any
 from tests.kernels.inspect_code import GLOBAL_STORE, SPILL, TENSOR_CORE, Loop
 
 ROOT = Path(__file__).parents[2]
+WORKER = [sys.executable, "-m", "tests.kernels.compile_worker"]
 OWN = ("fake_driver.py", "inspect_code.py", "compile_worker.py")
 # What generated cells are made of and by.
 GENERATORS = (
@@ -114,14 +115,18 @@ class Compiler:
         if self._worker is None:
             environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
             environment |= {"PYTHONPATH": str(ROOT), "TRITON_CACHE_DIR": str(self._cache / "triton")}
-            command = [sys.executable, "-m", "tests.kernels.compile_worker"]
             self._worker = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=ROOT, text=True
+                WORKER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, cwd=ROOT, text=True
             )
         assert self._worker.stdin is not None and self._worker.stdout is not None
-        self._worker.stdin.write(request + "\n")
-        self._worker.stdin.flush()
-        answer = self._worker.stdout.readline()
+        try:
+            self._worker.stdin.write(request + "\n")
+            self._worker.stdin.flush()
+            answer = self._worker.stdout.readline()
+        except BaseException:  # a limit of time: what the worker still says is no answer to the next one
+            self._worker.kill()
+            self.close()
+            raise
         assert answer, f"the compile worker ended with code {self._worker.wait()}, its errors stand above"
         assert "error" not in json.loads(answer), json.loads(answer)["error"]
         return answer

@@ -118,7 +118,7 @@ def test_what_is_no_page_is_refused(text: str):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_the_page_is_what_the_compiler_makes_today(written: script.Report, compiled):
     import triton
 

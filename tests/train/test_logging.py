@@ -182,7 +182,6 @@ def test_a_missing_wandb_is_one_warning(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err.count("warning") == 1
 
 
-@pytest.mark.timeout(900)  # wandb's own start and end take ten seconds where cores are busy
 def test_the_real_wandb_writes_an_offline_run_and_keeps_quiet(tmp_path):
     """In its own process, as it starts a service; twice, as a resumed run does: both under one id."""
     code = """

@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(3600)
 def test_quickstart_learns_unseen_speakers(cli, tmp_path):
     code, out, err = cli("experiment=quickstart", "logger=offline", f"data.cache_dir={tmp_path / 'cache'}")
     assert code == 0, err

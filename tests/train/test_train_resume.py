@@ -89,7 +89,6 @@ def lines(folder):
     return path.read_text().count("\n") if path.exists() else 0
 
 
-@pytest.mark.timeout(1200)  # five processes, of ten seconds of processor time each
 @pytest.mark.parametrize("case", CASES)
 def test_a_killed_run_goes_on_as_if_nothing_had_been(cli, tmp_path, case):
     given = arguments(tmp_path, case)
