@@ -7,7 +7,7 @@ import pytest
 
 from framework.assemble import assemble
 from framework.charts import KEPT, Charts
-from framework.logging import JsonLog, Logs
+from framework.logging import JsonLog, Logs, start_wandb
 from framework.showcase import Showcase, of_plan, of_test, samples
 
 STEP = {
@@ -189,8 +189,10 @@ def test_a_picture_that_fails_is_a_warning_and_nothing_is_made_for_nobody(tmp_pa
 
 
 @pytest.mark.slow  # wandb's own start and end take a quarter of a minute
-def test_a_run_brings_all_of_it_to_the_real_wandb_offline(cli, tmp_path):
+def test_a_run_brings_all_of_it_to_the_real_wandb_offline(cli, tmp_path, monkeypatch):
     """As a run of train.py does it; what arrived is read in wandb's own files."""
+    monkeypatch.setitem(start_wandb.__kwdefaults__, "init_seconds", 250.0)
+    monkeypatch.setenv("WANDB__SERVICE_WAIT", "250")
     code, _, err = cli(
         *("data=text", "data.max_chars=3000", "data.chunk=16", "data.batch_size=4", "model=lstm"),
         *("model.params.size=8", "train=smoke", "train.max_steps=2", "train.threads=1"),
