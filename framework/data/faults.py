@@ -21,12 +21,15 @@ class Faults:
         one_of("on_error", on_error, ("stop", "skip"))
         self.on_error = on_error
         self.found: list[str] = []
+        self.said = False
 
     def add(self, error: DataError) -> None:
         """Raise it, or note it: what it names is left out."""
         if self.on_error == "stop":
             raise error
         self.found.append(f"{error.place}: {error.cause}")
+        if self.said and len(self.found) <= SHOWN:  # what is only found while it trains
+            warn(_line(self.found[-1]))
 
     def save(self, folder: Path) -> None:
         """Keep the notes beside what was made, for those who find it made."""
@@ -42,8 +45,13 @@ class Faults:
 
     def say(self) -> str:
         """Warn of what was left out, one line each, the first ones of many; a sentence for `describe`."""
+        self.said = True
         for line in self.found[:SHOWN]:
-            warn(f"{line}; left out (data.on_error=skip)")
+            warn(_line(line))
         if len(self.found) > SHOWN:
             warn(f"{len(self.found) - SHOWN} more were left out")
         return f"{len(self.found)} left out as broken." if self.found else ""
+
+
+def _line(found: str) -> str:
+    return f"{found}; left out (data.on_error=skip)"

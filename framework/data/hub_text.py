@@ -190,20 +190,21 @@ def hub_text(
         source = local_source(path, column, faults)
     else:
         source = hub_source(path, subset, column, streaming, online)
-    data = HubText(
-        source,
-        f"{path} {subset}" if subset else path,
-        batch_size=batch_size,
-        chunk=chunk,
-        vocab=vocab,
-        vocab_chars=vocab_chars,
-        epoch_batches=epoch_batches,
-        eval_batches=eval_batches,
-        shuffle=shuffle,
-        seed=seed,
-        rank=rank,
-        world=world,
-        faults=faults,
-    )
-    faults.say()
-    return data
+    try:
+        return HubText(
+            source,
+            f"{path} {subset}" if subset else path,
+            batch_size=batch_size,
+            chunk=chunk,
+            vocab=vocab,
+            vocab_chars=vocab_chars,
+            epoch_batches=epoch_batches,
+            eval_batches=eval_batches,
+            shuffle=shuffle,
+            seed=seed,
+            rank=rank,
+            world=world,
+            faults=faults,
+        )
+    finally:  # also where too little is left
+        faults.say()

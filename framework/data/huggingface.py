@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ def offline_datasets() -> ModuleType:
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(logging.CRITICAL)  # what goes wrong is raised too, and told once
     return datasets
 
 
@@ -55,6 +57,8 @@ def file_pieces(kind: str, file: Path, rows: int) -> Iterator[Any]:
     """
     datasets = offline_datasets()
     try:
+        if not os.stat(file).st_size:
+            return  # an empty file has no rows, whatever its kind
         if kind == "csv":
             yield from _csv_pieces(file, rows)
             return

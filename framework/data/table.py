@@ -24,7 +24,7 @@ from framework.words import counted
 KINDS = {".csv": "csv", ".parquet": "parquet"}
 ROWS = 1 << 16  # read at a time
 SHARES = (0.8, 0.9)  # where dev and test begin
-FORMAT = 1  # of what is kept: counts up when it changes
+FORMAT = 2  # of what is kept: counts up when it changes
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,12 @@ def _columns(named: Columns, head: Any, file: Path) -> Columns:
         kinds = {name: str(head.schema.field(name).type) for name in names}
         numbers = ("int", "uint", "float", "double", "half", "bool")
         other = (named.group, named.time, named.truth)
-        inputs = [n for n in names if n not in other and kinds[n].startswith(numbers)]
+        # One word in a column makes all of it text for the reader: it is not left out unsaid.
+        inputs = [
+            n
+            for n in names
+            if n not in other and (kinds[n].startswith(numbers) or _parsed(head.column(n)) is not None)
+        ]
         if not inputs:
             raise ConfigError(
                 "data.inputs", f"no column of {file} holds numbers", f"It has {', '.join(names)}."
@@ -225,7 +230,9 @@ def _write(
             name, value = columns.numbers[column], numbers[bad, column]
             if faults.on_error == "stop":
                 what = "a number too large for float32" if np.isfinite(value) else "no number"
-                cause = f"row {seen + bad + 1}: column '{name}' holds {what} ({value:g})"
+                found = piece.column(name)[bad].as_py()
+                shown = repr(found[:40]) if isinstance(found, str) else f"{value:g}"
+                cause = f"row {seen + bad + 1}: column '{name}' holds {what} ({shown})"
                 raise DataError(str(file), cause, "Mend it, or cut the series there: data.on_error=skip")
             left += int(np.sum(~good))
         groups = _objects(piece, columns.group, file)
@@ -270,6 +277,8 @@ def _floats(piece: Any, name: str, file: Path) -> np.ndarray:
     """A column as float64, NaN where it has none."""
     if name not in piece.column_names:
         raise DataError(str(file), f"there is no column '{name}'", f"It has {', '.join(piece.column_names)}")
+    if (parsed := _parsed(piece.column(name))) is not None:
+        return parsed
     try:
         return np.asarray(piece.column(name).cast("float64").to_numpy(), dtype=np.float64)
     except ValueError as error:  # arrow's own errors are ValueErrors
@@ -277,6 +286,21 @@ def _floats(piece: Any, name: str, file: Path) -> np.ndarray:
         raise DataError(
             str(file), f"column '{name}' is not all numbers ({text})", "Mend the column"
         ) from error
+
+
+def _parsed(column: Any) -> np.ndarray | None:
+    """A column of text as float64, NaN for each that is no number; None where fewer than half are."""
+    if "string" not in str(column.type):
+        return None
+    numbers = np.array([_number(text) for text in column.to_pylist()])
+    return numbers if np.isnan(numbers).mean() <= 0.5 else None
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "nan")
+    except ValueError:
+        return float("nan")
 
 
 def _objects(piece: Any, name: str | None, file: Path) -> np.ndarray | None:

@@ -261,3 +261,33 @@ def test_it_trains(cli, corpus):
     assert "bits per character" in out
     code, _, err = cli("data=hub_text")
     assert code == 2 and "data.path: no text is given" in err
+
+
+def test_of_a_file_that_breaks_off_one_line_is_said_also_where_too_little_is_left(tmp_path, capfd):
+    """And of one that is empty nothing: it has no rows."""
+    rows = "".join(json.dumps({"text": line}) + "\n" for line in LINES)
+    (tmp_path / "a.jsonl").write_text(rows)
+    (tmp_path / "b.jsonl").write_text("")
+    read(tmp_path)
+    assert capfd.readouterr().err == ""
+    (tmp_path / "a.jsonl").write_text(rows[:2000])
+    with pytest.raises(DataError, match=r"a\.jsonl: cannot be read as json"):
+        read(tmp_path)
+    assert capfd.readouterr().err == ""
+    with pytest.raises(DataError, match=r"there is no text in it|does not fill 2 lanes"):
+        read(tmp_path, on_error="skip")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("warning: ") and "a.jsonl: cannot be read as json" in line
+
+
+def test_a_file_that_is_found_broken_while_it_trains_is_said_then_and_once(tmp_path, capfd):
+    """The vocabulary and dev need the first file alone."""
+    (tmp_path / "a.txt").write_text("\n".join(LINES) + "\n")
+    (tmp_path / "b.jsonl").write_text('{"text": "good"}\n{"text": "br')
+    data = read(tmp_path, on_error="skip", vocab_chars=500, epoch_batches=900, eval_batches=1)
+    assert capfd.readouterr().err == "" and data.describe().endswith("any other.")
+    assert len(list(data.batches("train", 0))) == 900
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "b.jsonl: cannot be read as json" in line and line.endswith("; left out (data.on_error=skip)")
+    assert len(list(data.batches("train", 1))) == 900, "the file is met again"
+    assert capfd.readouterr().err == "" and "1 left out as broken" in data.describe()

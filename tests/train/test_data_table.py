@@ -110,10 +110,15 @@ def test_ranks_share_and_the_cache_is_by_content(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "options", "words"),
     [
-        (lambda p: p.write_bytes(b""), {}, "one.csv: cannot be read as csv"),
+        (lambda p: p.write_bytes(b""), {}, "one.csv: there are no rows in it"),
         (lambda p: p.write_text("a,b\n"), {}, "one.csv: there are no rows in it"),
         (lambda p: p.write_text("a,b\n1,2\n3\n"), {}, "one.csv: cannot be read as csv: .*2 columns, got 1"),
         (lambda p: p.write_bytes(b"a,b\n1,\xff\xfe\n"), {}, "one.csv: cannot be read as csv: .*not UTF-8"),
+        (
+            lambda p: write_csv(p, b=[*range(ROWS - 1), "ERR"]),
+            {},
+            rf"one\.csv: row {ROWS}: column 'b' holds no number \('ERR'\)",
+        ),
         (lambda p: write_csv(p, b=["q"] * ROWS), {"inputs": ["b"]}, "column 'b' is not all numbers"),
         (
             lambda p: write_csv(p, t=[5] * ROWS),
@@ -122,7 +127,7 @@ def test_ranks_share_and_the_cache_is_by_content(tmp_path):
         ),
         (lambda p: write_csv(p, rows=9), {}, "has 0 steps|are too few|too few for 2 lanes"),
     ],
-    ids=["empty", "no rows", "cut", "bytes", "words", "time", "short"],
+    ids=["empty", "no rows", "cut", "bytes", "word", "words", "time", "short"],
 )
 def test_a_broken_file_is_named(tmp_path, spoil, options, words):
     file = write_csv(tmp_path / "one.csv")
