@@ -39,11 +39,7 @@ def run_chunks(
     outs: list[Outputs] = []
     now = state
     for first in range(0, whole.steps, steps):
-        part = slice(first, first + steps)
-        count = min(steps, whole.steps - first)
-        inputs = {name: v[part] for name, v in whole.inputs.items()}
-        ends = None if whole.lengths is None else (whole.lengths - first).clamp(0, count)
-        cuts = None if whole.resets is None else whole.resets[part]
+        inputs, ends, cuts = cut(whole, first, steps)
 
         def run(
             inputs: Mapping[str, Tensor],
@@ -62,6 +58,14 @@ def run_chunks(
         outs.append(y)
     assert now is not None
     return joined(outs), now
+
+
+def cut(whole: Call, first: int, steps: int) -> tuple[dict[str, Tensor], Tensor | None, Tensor | None]:
+    """Inputs, lengths and resets of a part of a call: `steps` steps from `first` on, at its end fewer."""
+    part, count = slice(first, first + steps), min(steps, whole.steps - first)
+    inputs = {name: v[part] for name, v in whole.inputs.items()}
+    ends = None if whole.lengths is None else (whole.lengths - first).clamp(0, count)
+    return inputs, ends, None if whole.resets is None else whole.resets[part]
 
 
 def joined(outs: list[Outputs]) -> Outputs:

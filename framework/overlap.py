@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from framework.call import Call
-from framework.chunks import Outputs, joined
+from framework.chunks import Outputs, cut, joined
 from framework.errors import ConfigError
 from framework.order import stages
 from framework.start import start_loops
@@ -86,11 +86,7 @@ def _parts(net: Network, whole: Call, state: State | None, parts: int) -> Iterat
     """The calls of the parts, each of which is handed what the one before it leaves."""
     steps, before = -(-whole.steps // parts), None
     for first in range(0, whole.steps, steps):
-        part = slice(first, first + steps)
-        count = min(steps, whole.steps - first)
-        inputs = {name: v[part] for name, v in whole.inputs.items()}
-        ends = None if whole.lengths is None else (whole.lengths - first).clamp(0, count)
-        cuts = None if whole.resets is None else whole.resets[part]
+        inputs, ends, cuts = cut(whole, first, steps)
         call = Call(net, inputs, state if before is None else None, ends, cuts, whole, first)
         if before is not None:
             call.state.history = Handed(before)

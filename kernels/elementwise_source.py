@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from kernels import cell_reads
 from kernels.codegen import (
     HEADER,
     RANDOM,
@@ -59,13 +60,12 @@ class Cell:
     @property
     def stored(self) -> tuple[int, ...]:
         """Ops whose values are stored at every step: states first, then other outputs but reads."""
-        ids = [self.roots[n] for n in self.states]
-        return tuple(dict.fromkeys([*ids, *(at for at in self.outputs if self.ops[at].kind != "shift")]))
+        return cell_reads.stored(self.ops, self.roots, self.states, self.outputs)
 
     @property
     def distances(self) -> tuple[int, ...]:
         """Distances of reads at other steps, small first: the order of `keep`."""
-        return tuple(sorted({abs(op.shift) for op in self.ops if op.kind == "shift"}))
+        return cell_reads.distances(self.ops)
 
     def of_kind(self, ids: Sequence[int], kind: str, ops: Sequence[Op] | None = None) -> tuple[int, ...]:
         """Those of `ids` that are of a kind, in order of the list."""

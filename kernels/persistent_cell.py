@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from kernels import cell_reads
 from kernels.codegen import Op, needed
 
 LEAVES = ("pre", "ext", "param", "shift", "grad", "back")
@@ -53,13 +54,12 @@ class Cell:
     @property
     def stored(self) -> tuple[int, ...]:
         """Ops whose values are stored at every step: states first, then other outputs but reads."""
-        ids = [self.roots[n] for n in self.states]
-        return tuple(dict.fromkeys([*ids, *(at for at in self.outputs if self.ops[at].kind != "shift")]))
+        return cell_reads.stored(self.ops, self.roots, self.states, self.outputs)
 
     @property
     def distances(self) -> tuple[int, ...]:
         """Distances of reads at other steps, small first."""
-        return tuple(sorted({abs(op.shift) for op in self.ops if op.kind == "shift"}))
+        return cell_reads.distances(self.ops)
 
     @property
     def reach(self) -> int:

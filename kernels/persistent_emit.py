@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from kernels.codegen import Op, expression, number
-from kernels.persistent_cell import ROWS, Cell, Saved
+from kernels.persistent_cell import ROWS, Cell, Saved, Weight
 from kernels.persistent_layout import Layout
 
 if TYPE_CHECKING:
@@ -134,6 +134,17 @@ class Emitter:
         """Pointers to the units of this program in a row of [rows, B, stride]."""
         start = f" + {column}" if column else ""
         return f"{pointer} + ({row}) * {stride}{start} + {self.units(size)}"
+
+    def matrix(self, w: Weight, row: str, column: str, masks: Sequence[str]) -> str:
+        """A load of the elements of a matrix at texts `row` and `column`, where all `masks` say so."""
+        if w.blocks > 1:  # what is not in a diagonal block is 0 and stands nowhere
+            high, wide = w.rows // w.blocks, w.cols // w.blocks
+            masks = [*masks, f"({row} // {high} == {column} // {wide})"]
+            place = f"({row}) * {wide} + {column} % {wide}"
+        else:
+            place = f"({w.lo} + {row}) * {w.cols} + {column}"
+        mask = f", mask={' & '.join(masks)}, other=0.0" if masks else ""
+        return f"tl.load({self.argument(f'p_w{w.tensor}')} + {place}{mask})"
 
     def fetch(self, at: int, pointers: str, size: int) -> None:
         """Have value `at` loaded a step ahead from `pointers`, where {row} stands for the row of the step."""

@@ -102,13 +102,6 @@ class OnChip(Exchange):
             sizes, marks = [result, source], [r, k]
         row, column = (k, r) if turned else (r, k)
         masks = [f"({m} < {n})" for m, n in zip(marks, sizes, strict=True) if not self.e.exact(n)]
-        if w.blocks > 1:
-            high, wide = w.rows // w.blocks, w.cols // w.blocks
-            masks.append(f"({row} // {high} == {column} // {wide})")
-            place = f"({row}) * {wide} + {column} % {wide}"
-        else:
-            place = f"({w.lo} + {row}) * {w.cols} + {column}"
-        pointer = self.e.argument(f"p_w{w.tensor}")
-        load = f"tl.load({pointer} + {place}" + (f", mask={' & '.join(masks)}, other=0.0)" if masks else ")")
+        load = self.e.matrix(w, row, column, masks)
         self.e.once.append(f"{slab} = {load}  # {shape} {name}{' turned' if turned else ''}")
         return slab

@@ -282,14 +282,7 @@ class Products:
             masks.append(f"({rows} % {gates} < {len(ops)})")
         own = f"{rows} % {gates} * {op.size} + {unit}" if gates > 1 else unit
         row, column = (index, own) if turned else (own, index)
-        if w.blocks > 1:
-            high, wide = w.rows // w.blocks, w.cols // w.blocks
-            masks.append(f"({row} // {high} == {column} // {wide})")
-            place = f"({row}) * {wide} + {column} % {wide}"
-        else:
-            place = f"({w.lo} + {row}) * {w.cols} + {column}"
-        pointer = e.argument(f"p_w{w.tensor}")
-        return f"tl.load({pointer} + {place}" + (f", mask={' & '.join(masks)}, other=0.0)" if masks else ")")
+        return e.matrix(w, row, column, masks)
 
     def _resident(self, load: str, numbers: int, remark: str) -> str:
         """A vector of a matrix: on the chip from the start while there is room, else loaded for its use."""

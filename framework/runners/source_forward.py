@@ -35,14 +35,27 @@ class ForwardEmitter(Emitter):
         c = self.c
         self._places()
         ids = [i for i, op in enumerate(c.cell) if op.kind not in ("pre", "ext", "param", "const", "full")]
-        body: list[str] = []
-        run_of: dict[int, list[tuple[int, Run]]] = {run.source: [] for run in c.runs}
-        for k, run in enumerate(c.runs):
+        body = self._statements(ids, set(), self._runs())
+        span = "range(T)" if c.direction > 0 else "range(T - 1, -1, -1)"
+        return self.finish([f"for t in {span}:", *(f"    {line}" for line in body or ["pass"])])
+
+    def _runs(self) -> dict[int, list[tuple[int, Run]]]:
+        """Runs of weights and their numbers, by the value that they multiply."""
+        run_of: dict[int, list[tuple[int, Run]]] = {run.source: [] for run in self.c.runs}
+        for k, run in enumerate(self.c.runs):
             run_of[run.source].append((k, run))
-        done: set[int] = set()
+        return run_of
+
+    def _statements(
+        self, ids: Sequence[int], known: set[int], run_of: Mapping[int, list[tuple[int, Run]]]
+    ) -> list[str]:
+        """What computes the ops `ids`, in an order that they allow; those in `known` are there."""
+        body = self._products(None, run_of)
+        for i in known:
+            body += self._products(i, run_of)
+        done = set(known)
         pending = [i for i in ids if i not in self.virtual]
         depends = {i: self._needs(i) for i in pending}
-        body += self._products(None, run_of)
         while pending:
             ready = [i for i in pending if depends[i] <= done]
             assert ready, "the cell has a loop without delay"
@@ -54,8 +67,7 @@ class ForwardEmitter(Emitter):
                 pending.remove(j)
                 done.add(j)
                 body += self._products(j, run_of)
-        span = "range(T)" if c.direction > 0 else "range(T - 1, -1, -1)"
-        return self.finish([f"for t in {span}:", *(f"    {line}" for line in body or ["pass"])])
+        return body
 
     def _needs(self, i: int) -> set[int]:
         """Ops with statements that must come before op i."""

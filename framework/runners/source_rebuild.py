@@ -29,30 +29,13 @@ class RebuildEmitter(ForwardEmitter):
         self.place.update({i: replace(p, mode="block") for i, p in self.place.items() if p.mode == "temp"})
         known = {c.roots[n] for n in c.states} | {at for _, at in c.outputs if c.cell[at].kind != "shift"}
         needed = self._needed(known)
-        run_of = {
-            run.source: [(k, r) for k, r in enumerate(c.runs) if r.source == run.source] for run in c.runs
-        }
+        run_of = self._runs()
         sums = {c.cell[t.op].args[0]: t for t in c.targets if t.op in needed}
         for source, runs in run_of.items():  # a product that no needed sum takes in is left out
             run_of[source] = [
                 (k, r) for k, r in runs if any(r.lo <= t.lo and t.hi <= r.hi for t in sums.values())
             ]
-        done = set(known)
-        body = self._products(None, run_of)
-        for i in known:
-            body += self._products(i, run_of)
-        pending = [i for i in sorted(needed) if i not in self.virtual]
-        depends = {i: self._needs(i) for i in pending}
-        while pending:
-            ready = [i for i in pending if depends[i] <= done]
-            assert ready, "the cell has a loop without delay"
-            i = next((j for j in ready if not self._emit_op(j, [j])), ready[0])
-            group = self._side_by_side(i, ready)
-            body += self._emit_op(i, group)
-            for j in group:
-                pending.remove(j)
-                done.add(j)
-                body += self._products(j, run_of)
+        body = self._statements(sorted(needed), known, run_of)
         if not body:
             return self.finish([])
         return self.finish(
