@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from framework import config, parallel_run, sweep_state
 from framework.errors import TrainingError, UserError
-from framework.mistakes import check_flags, explain
+from framework.mistakes import check_arguments, explain
 from framework.options import CONF
 from framework.parallel_place import Ended
 from framework.script import tell
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
         else:
             if target:
                 arguments = sweep_state.resumed_arguments(target, changes)
-            check_flags(arguments)
+            check_arguments(arguments)
             config.register()
             sys.argv[1:] = config.with_own_files(arguments)
             compose()

@@ -219,9 +219,8 @@ def saved_config(path: Path, changes: Iterable[str]) -> DictConfig:
         if not equals or key.startswith("-"):
             raise ConfigError(change, "a resumed run takes only KEY=VALUE", "E.g. train.epochs=20.")
         if key in (*GROUPS, "runner", "parallel", "products", "seed", "run_dir"):
-            raise ConfigError(
-                key, "a resumed run keeps it", "Start a new run, or change an option: train.epochs=20."
-            )
+            more = "logger.mode=none" if key == "logger" else "train.epochs=20"
+            raise ConfigError(key, "a resumed run keeps it", f"Start a new run, or change an option: {more}.")
         try:
             cfg.merge_with_dotlist([change])
         except OmegaConfBaseException as error:

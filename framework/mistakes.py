@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra.errors import HydraException
@@ -84,12 +86,11 @@ def unknown_key(key: str, choices: Mapping[str, str]) -> ConfigError:
             "there is no such option",
             near(rest, [each.name for each in dataclasses.fields(KINDS[group])]),
         )
-    chosen = choices.get(group) or _default_choice(group)
-    file = CONF / group / f"{chosen}.yaml"
-    known = list(yaml.safe_load(file.read_text(encoding="utf-8"))) if file.is_file() else []
+    chosen, content = _chosen(group, choices)
+    known = list(content)
     place = f"{group}={chosen}" if chosen else group
     if rest.startswith("params.") and "params" in known:
-        known = list(yaml.safe_load(file.read_text(encoding="utf-8"))["params"])
+        known = list(content["params"] or ())
         return ConfigError(key, f"{place} has no such param", near(rest.split(".")[1], known))
     return ConfigError(key, f"{place} has no such option", near(rest, known) if known else "")
 
@@ -98,8 +99,7 @@ def _inside(name: str, choices: Mapping[str, str]) -> list[str]:
     """Where a name without its group is an option: train.epochs for epochs."""
     found = {group: [each.name for each in dataclasses.fields(kind)] for group, kind in KINDS.items()}
     for group in ("data", "optimizer", "model", "cell"):
-        file = CONF / group / f"{choices.get(group) or _default_choice(group)}.yaml"
-        known = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        known = _chosen(group, choices)[1]
         if group in ("model", "cell"):
             found[f"{group}.params"] = list(known.get("params") or ())
         else:
@@ -107,10 +107,14 @@ def _inside(name: str, choices: Mapping[str, str]) -> list[str]:
     return [f"{place}.{name}" for place, names in found.items() if name in names and name != "name"]
 
 
-def check_flags(arguments: Iterable[str]) -> None:
-    """Raise ConfigError for --epochs and the like: Hydra knows other flags, options are KEY=VALUE."""
+def check_arguments(arguments: Iterable[str]) -> None:
+    """Raise ConfigError for what Hydra would not refuse as one of ours: --epochs and other flags that it does
+    not know, params of a model that the data fill.
+    """
     for each in arguments:
         flag = each.split("=", 1)[0]
+        if re.match(r"\+*model\.params\.(input|classes)\b", flag):
+            raise ConfigError(flag, "the data fill this param", "Leave it out, or choose other data.")
         if not flag.startswith("-") or flag in FLAGS:
             continue
         places = _inside(flag.lstrip("-").replace("-", "_"), {})
@@ -124,10 +128,16 @@ def top_level() -> list[str]:
     return [*GROUPS, *alone]
 
 
-def _default_choice(group: str) -> str:
-    """The file of a group that conf/config.yaml chooses."""
-    defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
-    return next((each[group] or "" for each in defaults if isinstance(each, dict) and group in each), "")
+def _chosen(group: str, choices: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
+    """What is chosen of a group, by conf/config.yaml if not by `choices`; and the content of its file."""
+    chosen = choices.get(group)
+    if not chosen:
+        defaults = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))["defaults"]
+        chosen = next(
+            (each[group] or "" for each in defaults if isinstance(each, dict) and group in each), ""
+        )
+    file = Path(chosen) if chosen.endswith((".yaml", ".yml")) else CONF / group / f"{chosen}.yaml"
+    return chosen, yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def value_error(error: BaseException) -> tuple[str, str]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from types import NoneType
+from typing import Any, get_args, get_type_hints
+
+import yaml
 
 from framework.data.audio_folder import audio_folder
 from framework.data.batch import Dataset
@@ -30,6 +33,12 @@ DATASETS: Mapping[str, Callable[..., Dataset]] = {
     "table": table,
 }
 
+# The types of options, as a person writes them.
+KINDS: Mapping[type, str] = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "a text",
+    list: "a list such as [a,b]", NoneType: "null",
+}  # fmt: skip
+
 
 def make_dataset(name: str, **options: Any) -> Dataset:
     """Return the dataset `name` with its options (see DATASETS[name]).
@@ -52,8 +61,9 @@ def make_dataset(name: str, **options: Any) -> Dataset:
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):
             options[option] = value = float(value)
         if (isinstance(value, bool) and wanted is not bool) or not isinstance(value, wanted):
-            shown = getattr(wanted, "__name__", str(wanted))
+            kinds = [KINDS.get(kind, kind.__name__) for kind in get_args(wanted) or (wanted,)]
+            default = yaml.safe_dump(known[option].default, default_flow_style=True).split("\n")[0]
             raise ConfigError(
-                f"data.{option}", f"{value!r} is not {shown}", f"The default is {known[option].default!r}"
+                f"data.{option}", f"{value!r} is not {' or '.join(kinds)}", f"The default is {default}"
             )
     return make(**options)

@@ -29,6 +29,7 @@ MISTAKES = {
     "a param without its place": (["size=3"], ["size:", "Write model.params.size."]),
     "a flag": (["--batch-size", "4"], ["--batch-size: there is no such flag", "data.batch_size=VALUE"]),
     "an unknown flag": (["--foo=4"], ["--foo: there is no such flag", "KEY=VALUE"]),
+    "a param that the data fill": (["model.params.input.size=3"], ["model.params.input.size: the data fill"]),
     "added option": (["+foo=1"], ["foo: there is no such option"]),
     "added train option": (["+train.foo=1"], ["train.foo: there is no such option"]),
     "several values": (["optimizer.lr=1,2"], ["optimizer.lr: '1,2' is several", "-m 'optimizer.lr=1,2'"]),
@@ -155,6 +156,19 @@ def test_a_file_of_ones_own_is_read_with_care(cli, tmp_path, text, expected):
     code, _, err = cli(*TINY, "model=mine.yaml" if text else "cell=mine.yaml")
     assert code == 2 and expected in err and len(err.splitlines()) == 1, err
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_options_of_a_file_of_ones_own_are_known(cli, tmp_path):
+    (tmp_path / "mine.yaml").write_text("params: {depth: 2}\nnodes: {}\n")
+    for given, expected in (
+        (
+            "model.params.dept=3",
+            "model.params.dept: model=mine.yaml has no such param. There are: depth. Did",
+        ),
+        ("depth=3", "depth: it stands in a group. Write model.params.depth."),
+    ):
+        code, _, err = cli("model=mine.yaml", given)
+        assert code == 2 and expected in err and len(err.splitlines()) == 1, err
 
 
 def test_a_model_that_does_not_fit_the_data(cli, tmp_path):

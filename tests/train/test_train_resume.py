@@ -140,6 +140,7 @@ def test_resuming_takes_only_what_a_run_can_change(cli, tmp_path):
         "train.epoch=3": "train.epoch: there is no such option",
         "data.foo=3": "data.foo: data=adding has no such option",
         "train.epochs=many": "train.epochs: 'many' is not a whole number",
+        "logger=none": "or change an option: logger.mode=none.",
         "cell=gru": "cell: a resumed run keeps it",
         "--help": "--help: a resumed run takes only KEY=VALUE",
     }.items():
