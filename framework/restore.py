@@ -63,5 +63,8 @@ def arguments(given: Iterable[str], defaults: Mapping[str, Any]) -> tuple[dict[s
         raise ConfigError("checkpoint", "which one is not said", "Give checkpoint=runs/NAME/best.pt.")
     if Path(target).is_dir() and (Path(target) / "best.pt").exists():
         target = str(Path(target) / "best.pt")
-    found["checkpoint"] = find_checkpoint(target, Path("runs"), "checkpoint")
+    path = find_checkpoint(target, Path("runs"), "checkpoint")
+    if target == "auto" and (best := path.with_name("best.pt")).exists():
+        path = best  # what a folder stands for, too
+    found["checkpoint"] = path
     return found, changes

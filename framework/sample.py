@@ -46,6 +46,7 @@ def generate(
     """`length` indices that go on after `prompt` [T] (indices, at least one).
 
     Each is drawn from softmax(logits / temperature); temperature 0 takes the likeliest. Same seed, same text.
+    Raises ConfigError, before the first one is asked for.
     """
     if len(prompt) == 0:
         raise ConfigError("prompt", "it is empty", "Give at least one character.")
@@ -53,12 +54,16 @@ def generate(
         raise ConfigError("temperature", f"{temperature} is below 0", "Give 0 (the likeliest) to about 1.")
     source = torch.Generator().manual_seed(seed)
     reader = FrameByFrame(net, device)
-    for index in prompt.tolist():
-        logits = reader.feed(index)
-    for _ in range(length):
-        index = draw(logits, temperature, source)
-        yield index
-        logits = reader.feed(index)
+
+    def after() -> Iterator[int]:
+        for index in prompt.tolist():
+            logits = reader.feed(index)
+        for _ in range(length):
+            index = draw(logits, temperature, source)
+            yield index
+            logits = reader.feed(index)
+
+    return after()
 
 
 def draw(logits: Tensor, temperature: float, source: torch.Generator) -> int:

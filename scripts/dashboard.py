@@ -41,7 +41,7 @@ def main(given: list[str]) -> None:
     for run in runs:
         for problem in run.problems:
             print(f"{run.folder}: {problem}", file=sys.stderr)
-    print(f"{len(runs)} runs: {out} ({len(page.encode()) / 1e6:.1f} MB)")
+    print(f"{len(runs)} run{'s' * (len(runs) != 1)}: {out} ({len(page.encode()) / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

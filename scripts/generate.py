@@ -37,17 +37,20 @@ def main(given: list[str]) -> None:
             "Train with data=text.",
         )
     prompt = options["prompt"].replace("\\n", "\n").replace("\\t", "\t")
-    print(prompt, end="", flush=True)
     indices = parts.dataset.encode(prompt)
-    written = []
-    for index in generate(
+    found = generate(
         parts.net,
         indices,
         options["length"],
         temperature=options["temperature"],
         seed=options["seed"],
         device=parts.device,
-    ):
+    )
+    if unknown := "".join(sorted(set(prompt) - set(parts.dataset.decode(indices)))):
+        print(f"prompt: the vocabulary has no {unknown!r}: read as any other character", file=sys.stderr)
+    print(prompt, end="", flush=True)
+    written = []
+    for index in found:
         written.append(index)
         print(parts.dataset.decode([index]), end="", flush=True)
     print()

@@ -105,7 +105,7 @@ function fillControls() {
 
 function start() {
   const made = DATA.runs.filter((run) => run.done).length;
-  document.getElementById("made").textContent = `${DATA.runs.length} runs, ${made} done · written ${DATA.made}`;
+  document.getElementById("made").textContent = `${DATA.runs.length} ${DATA.runs.length === 1 ? "run" : "runs"}, ${made} done · written ${DATA.made}`;
   const group = document.getElementById("group");
   group.append(element("option", { value: "" }, "nothing"));
   for (const key of DATA.differing) group.append(element("option", { value: key }, key));

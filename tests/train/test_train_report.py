@@ -17,6 +17,7 @@ from framework.errors import ConfigError
 from framework.load import load_graph
 from framework.network import Network
 from framework.report import draw_curves
+from framework.restore import arguments
 from framework.sample import difference, draw, generate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,7 +231,7 @@ def test_scripts_on_a_trained_text_model(cli, script, tmp_path):
     )
     assert "taken for" in out and png(tmp_path / "run" / "confusion_test.png")
 
-    for name, arguments, expected in [
+    for name, words, expected in [
         ("eval", ["checkpoint=run", "split=tset"], "split: there is no split 'tset'"),
         ("eval", ["checkpoint=nothing"], "there is no checkpoint"),
         ("eval", ["split=test"], "checkpoint: which one is not said"),
@@ -240,9 +241,27 @@ def test_scripts_on_a_trained_text_model(cli, script, tmp_path):
         ("generate", ["checkpoint=run", "temperature=-1"], "temperature: -1.0 is below 0"),
         ("generate", ["checkpoint=run", "prompt="], "prompt: it is empty"),
     ]:
-        code, _, err = script(name, *arguments)
+        code, _, err = script(name, *words)
         assert code == 2 and expected in err and len(err.splitlines()) == 1, err
+    assert script("generate", "checkpoint=run", "prompt=ab", "temperature=-1")[1] == "", "no prompt"
+    code, out, err = script("generate", "checkpoint=run", "prompt=a\u4e2d", "length=1")
+    assert code == 0 and out.startswith("a\u4e2d") and "vocabulary has no '\u4e2d'" in err
     assert "split=dev,test" in script("eval", "--help")[1]
+
+
+def test_a_folder_and_auto_stand_for_the_best_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "a"
+    folder.mkdir(parents=True)
+    for name in ("best.pt", "last.pt"):
+        (folder / name).touch()
+    for target in ("auto", "runs/a", "runs/a/best.pt"):
+        found, _ = arguments([f"checkpoint={target}"], {"out": ""})
+        assert found["checkpoint"] == Path("runs/a/best.pt"), target
+    (folder / "best.pt").unlink()
+    for target in ("auto", "runs/a"):
+        found, _ = arguments([f"checkpoint={target}"], {"out": ""})
+        assert found["checkpoint"] == Path("runs/a/last.pt"), target
 
 
 def test_generating_needs_a_text(cli, script):
