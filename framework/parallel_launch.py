@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +51,7 @@ def supervise(values: Mapping[str, Any], count: int, restarts: int) -> float | N
     """
     values, tries, restarted = dict(values), 0, False
     while True:
-        begun = time.time()
+        before = _state(values["resume_from"])
         with tempfile.TemporaryDirectory(prefix="intrastream-") as told:
             crew = Crew(values, count, Path(told), restarted)
             try:
@@ -71,7 +70,7 @@ def supervise(values: Mapping[str, Any], count: int, restarts: int) -> float | N
         last = folder / "last.pt" if folder else values["resume_from"]
         if last is not None and not last.exists():
             raise TrainingError("train.workers", died, "There was no checkpoint yet: start the run again.")
-        tries = 1 if last is not None and last.stat().st_mtime > begun else tries + 1
+        tries = 1 if last is not None and _state(last) != before else tries + 1
         if tries > restarts:
             how = f"{died}, and {restarts} restarts since the last checkpoint did not help"
             go_on = f"Go on with resume={last.parent}." if last is not None else "Nothing was saved yet."
@@ -82,6 +81,14 @@ def supervise(values: Mapping[str, Any], count: int, restarts: int) -> float | N
             flush=True,
         )
         values["resume_from"], restarted = last, True
+
+
+def _state(checkpoint: Path | None) -> tuple[Path, int, int] | None:
+    """What a new checkpoint changes; no clock is asked, since that of the disk may be another machine's."""
+    if checkpoint is None or not checkpoint.exists():  # a crash may have left only the one before it
+        return None
+    found = checkpoint.stat()
+    return checkpoint, found.st_mtime_ns, found.st_ino
 
 
 class Crew:
