@@ -17,13 +17,14 @@ from framework.console import Console
 from framework.errors import ConfigError
 from framework.evaluate import evaluate
 from framework.folder import new_folder, take_folder
-from framework.logging import JsonLog, Logs, SilentLogs, say, start_wandb, warn
+from framework.logging import JsonLog, Logs, SilentLogs, say, warn
 from framework.optim import Schedule, decay_groups, make_optimizer
 from framework.parallel import ALONE, Group
 from framework.parallel_checkpoint import own_seed
 from framework.parallel_data import own_lanes, own_options
 from framework.report import Curves, final_summary
 from framework.trainer import Trainer
+from framework.wandb_log import start_wandb
 
 
 def run(

@@ -7,8 +7,9 @@ import pytest
 
 from framework.assemble import assemble
 from framework.charts import KEPT, Charts
-from framework.logging import JsonLog, Logs, start_wandb
+from framework.logging import JsonLog, Logs
 from framework.showcase import Showcase, of_plan, of_test, samples
+from framework.wandb_log import start_wandb
 
 STEP = {
     "kind": "step",

@@ -280,7 +280,7 @@ def test_a_read_only_folder(cli, tiny, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from framework.logging import start_wandb
+from framework.wandb_log import start_wandb
 log = start_wandb("offline", Path(sys.argv[1]), name="n", project="p", config={})
 log.write({"kind": "step", "step": 0, "loss": 1.0})
 parents = {int(p.name): int((p / "stat").read_text().rsplit(")", 1)[1].split()[1])
@@ -327,7 +327,7 @@ def test_a_run_asks_for_no_network(cli, tiny, tmp_path, monkeypatch):
 ONLINE = """
 import sys
 from pathlib import Path
-from framework.logging import start_wandb
+from framework.wandb_log import start_wandb
 log = start_wandb("online", Path(sys.argv[1]), name="n", project="p", config={}, init_seconds=4.0)
 for step in range(5):
     log.write({"kind": "step", "step": step, "loss": 1.0})

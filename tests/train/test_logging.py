@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from framework import logging as logs
+from framework import wandb_log
 from framework.errors import ConfigError, TrainingError
 
 
@@ -62,7 +63,7 @@ def test_a_full_disk_is_named(tmp_path):
 
 
 def start(tmp_path, mode="auto", seconds=100.0):
-    return logs.start_wandb(mode, tmp_path, name="n", project="p", config={"a": 1}, init_seconds=seconds)
+    return wandb_log.start_wandb(mode, tmp_path, name="n", project="p", config={"a": 1}, init_seconds=seconds)
 
 
 def fake_wandb(monkeypatch, init):
@@ -111,10 +112,10 @@ def test_modes(monkeypatch, tmp_path, key, environment, mode, expected):
 
 
 def test_a_key_in_the_netrc_file_counts(tmp_path):
-    assert not logs.has_key()
+    assert not wandb_log.has_key()
     (tmp_path / "netrc").write_text("machine api.wandb.ai\n  login user\n  password " + "k" * 40 + "\n")
     (tmp_path / "netrc").chmod(0o600)
-    assert logs.has_key()
+    assert wandb_log.has_key()
 
 
 def test_records_become_numbers_and_texts(monkeypatch, tmp_path):
@@ -165,13 +166,13 @@ def test_nothing_hangs(monkeypatch, tmp_path, capsys):
     assert start(tmp_path, seconds=0.05) is None
     run = FakeRun()
     run.log = lambda record: time.sleep(600)
-    log = logs.WandbLog(run, wait_seconds=0.05)
+    log = wandb_log.WandbLog(run, wait_seconds=0.05)
     for step in range(100):
         log.write({"kind": "step", "step": step})
     log.close()
     run = FakeRun()
     run.finish = lambda: time.sleep(600)
-    logs.WandbLog(run, wait_seconds=0.05).close()
+    wandb_log.WandbLog(run, wait_seconds=0.05).close()
     assert time.monotonic() - begun < 300, "one of the calls was waited for"
     assert capsys.readouterr().err.count("warning") == 3
 
@@ -187,7 +188,7 @@ def test_the_real_wandb_writes_an_offline_run_and_keeps_quiet(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from framework.logging import start_wandb
+from framework.wandb_log import start_wandb
 log = start_wandb("auto", Path(sys.argv[1]), name="n", project="p", config={"a": {"b": 1}},
                   init_seconds=250.0)
 log.wait_seconds = 250.0
