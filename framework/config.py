@@ -197,7 +197,10 @@ def find_checkpoint(target: str, runs: Path, option: str = "resume") -> Path:
     if path.suffix != ".pt":
         path = path / "last.pt"
     if not path.exists() and not path.with_name(path.name + ".prev").exists():
-        raise ConfigError(option, f"there is no checkpoint {path}", "Give a run folder, a .pt file, or auto.")
+        fix = "Give a run folder, a .pt file, or auto."
+        if inside := sorted(each.parent for each in Path(target).glob("*/last.pt")):  # a sweep, or runs/
+            fix = f"It holds runs: give one of them, e.g. {option}={inside[0]}."
+        raise ConfigError(option, f"there is no checkpoint {path}", fix)
     return path
 
 

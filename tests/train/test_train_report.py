@@ -258,6 +258,8 @@ def test_a_folder_and_auto_stand_for_the_best_checkpoint(tmp_path, monkeypatch):
     for target in ("auto", "runs/a", "runs/a/best.pt"):
         found, _ = arguments([f"checkpoint={target}"], {"out": ""})
         assert found["checkpoint"] == Path("runs/a/best.pt"), target
+    with pytest.raises(ConfigError, match=r"It holds runs: give one of them, e\.g\. checkpoint=runs/a"):
+        arguments(["checkpoint=runs"], {"out": ""})
     (folder / "best.pt").unlink()
     for target in ("auto", "runs/a"):
         found, _ = arguments([f"checkpoint={target}"], {"out": ""})
