@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from math import log
 
@@ -17,6 +17,17 @@ ITEM = 4  # bytes of a number: constants are measured in float32
 BLOCK = 64  # steps that a backward prepares at once, at most
 # From this size on the allocator asks the system for memory at every call (glibc, M_MMAP_THRESHOLD).
 MAPPED = 32 << 20
+# How much longer parts take in a loop than alone, one over and over, as the constants are measured: what they
+# read is in another cache, or was written a moment ago. Least squares of relative errors over the 319 rows in
+# float32 of scripts/bench/results/rows.jsonl at commit d0f9cf5 (two threads). Fitted on half of the cells (of
+# nn.LSTM's routine: of the sizes) they leave a median error of 11 and 13 % on the other half; without them it
+# was 26 %. The constants count torch's products; those of machine code and of oneDNN's LSTM are faster.
+INSIDE: Mapping[str, Mapping[str, float]] = {
+    "torch": {"products": 1.28, "pointwise": 3.2, "dispatch": 1.26},
+    "compiled": {"products": 0.86, "pointwise": 3.3},
+    "lstm": {"products": 0.59, "pointwise": 1.38, "dispatch": 0.75},
+}
+CALL = 2.2  # the same of calling a network: between calls, others have the caches
 ROW_WISE = ("layer_norm", "softmax", "sum", "rstd")
 CHEAP = ("mul", "add", "sub", "addcmul", "copy", "zero", "neg", "relu", "threshold", "abs", "maximum",
          "minimum", "square", "hardtanh", "to", "cat", "masked_fill")  # fmt: skip
@@ -63,7 +74,7 @@ class Cpu:
 
     def calling(self, count: float, train: bool, work: float) -> Cost:
         """What calling a network takes beside `work`, with `count` loops and products of their inputs."""
-        return Cost().add("dispatch", count * self.k.call[train] / self.steps)
+        return Cost().add("dispatch", CALL * count * self.k.call[train] / self.steps)
 
     def product(self, n: int, inner: int, gradients: int) -> Cost:
         """A hoisted product with a matrix [n, inner], and `gradients` (of weights, of the source)."""
@@ -85,12 +96,14 @@ class Cpu:
         """A loop by a runner of CPUs; given: see `statements`. Raises KeyError for others."""
         if runner == "torch-fused":
             assert not isinstance(c.vanilla, str), c.vanilla
-            return self.fused(c.vanilla, train)
+            way = "lstm" if c.vanilla.kind == "lstm" else "torch"
+            return self.fused(c.vanilla, train).scaled(INSIDE[way])
         way = {"torch": self.by_torch, "compiled": self.compiled}[runner]
         out = way(c, False, train, given)
-        if not train:
-            return out
-        return out.plus(way(c, True, True, given)).plus(self.weights(c)).plus(self.sequence(kept_by_loop(c)))
+        if train:
+            out = out.plus(way(c, True, True, given)).plus(self.weights(c))
+        out = out.scaled(INSIDE[runner])
+        return out.plus(self.sequence(kept_by_loop(c))) if train else out
 
     def by_torch(self, c: Component, backward: bool, train: bool, given: frozenset[int] | None) -> Cost:
         """One direction of the torch runner. train: the forward keeps what a backward reads."""
@@ -106,10 +119,7 @@ class Cpu:
         return out
 
     def compiled(self, c: Component, backward: bool, train: bool, given: frozenset[int] | None) -> Cost:
-        """One direction of the compiled runner: the same arithmetic without calls, every function vectorised.
-
-        That its products and functions are as fast as torch's best ones is an assumption.
-        """
+        """One direction of the compiled runner: the same without calls, and every function vectorised."""
         k, out, made = self.k, Cost(), statements(c, backward, train, given)
         for s in (*made.step, *made.block):
             if s.inner:
@@ -162,7 +172,7 @@ class Cpu:
         out.add("pointwise", self.lanes * (k.tanh * tanhs + (1 + train) * k.sigmoid * units))
         for n, inner in shapes:
             out = out.plus(self.recorded(n, inner, train))
-        return out
+        return out.scaled(INSIDE["torch"])
 
 
 def matrices(c: Component) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -27,6 +28,10 @@ class Cost:
     def times(self, factor: float) -> Cost:
         """`factor` such steps."""
         return Cost({part: us * factor for part, us in self.parts.items()})
+
+    def scaled(self, factors: Mapping[str, float]) -> Cost:
+        """Each part by its factor."""
+        return Cost({part: us * factors.get(part, 1.0) for part, us in self.parts.items()})
 
     @property
     def us(self) -> float:
