@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from framework.errors import UserError
+from framework.script import tell
 from scripts.bench import contest, limits, rows, where
 from scripts.bench.agree import Disagreement
 from scripts.bench.bench import Bench
@@ -210,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         kind, wanted = select(args.tables, args.device)
     except UserError as error:
-        print(error, file=sys.stderr)
+        tell(error)
         return 2
     if kind == "cuda" and args.tiny and (status := interpreted(given)) is not None:
         return status
