@@ -270,12 +270,19 @@ class Network(nn.Module):
         return peak_bytes(self, steps, lanes)
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> State:
-        """The state that `State.tensors()` gave, for this network. Raises ConfigError when names differ."""
-        lanes = next(iter(tensors.values())).shape[1] if tensors else 1
+        """The state that `State.tensors()` gave, for this network.
+
+        Raises ConfigError when names or shapes are those of another one.
+        """
+        lanes = next((x.shape[1] for x in tensors.values() if x.dim() > 1), 1)
         fresh = self.initial_state(lanes)
         if set(tensors) != set(fresh.keys()):
             cause = f"it holds {sorted(tensors)}, the network carries {sorted(fresh.keys())}"
             raise ConfigError("state", cause, "Was it saved by another model?")
+        for name, like in fresh.history.items():
+            if tensors[name].shape != like.shape:
+                cause = f"'{name}' is {list(tensors[name].shape)}, the network carries {list(like.shape)}"
+                raise ConfigError("state", cause, "Was it saved by another model?")
         return State(tensors, fresh.initial)
 
     def initial_state(self, lanes: int) -> State:

@@ -147,6 +147,22 @@ def test_a_mask_that_does_not_fit_the_lanes_is_refused():
             state.reset(mask)  # pyright: ignore[reportArgumentType]  a user's mistake
 
 
+def test_tensors_of_another_model_are_no_state():
+    net = Network(load_graph("lstm", input={"size": 3}, classes=5, size=4))
+    _, state = net(torch.zeros(2, 6, 3))
+    held = state.tensors()
+    again = net.load_state(held)
+    assert all(torch.equal(again.history[name], state.history[name]) for name in state)
+    for wrong, cause in (
+        ({}, r"it holds \[\], the network carries"),
+        ({**held, "l1/c": torch.zeros(1, 6, 5)}, r"'l1/c' is \[1, 6, 5\], the network carries \[1, 6, 4\]"),
+        ({**held, "l2/h": torch.zeros(1, 5, 4)}, r"'l2/h' is \[1, 5, 4\], the network carries \[1, 6, 4\]"),
+        ({**held, "l1/h": torch.zeros(4)}, r"'l1/h' is \[4\], the network carries"),
+    ):
+        with pytest.raises(ConfigError, match=cause):
+            net.load_state(wrong)
+
+
 def test_networks_and_states_say_what_they_are():
     net = Network(load_graph("lstm", input={"size": 3}, classes=5, size=4))
     count = sum(p.numel() for p in net.parameters())
