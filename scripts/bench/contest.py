@@ -17,6 +17,7 @@ from scripts.bench import agree, cases, peers
 from scripts.bench.bench import SEED, Bench
 from scripts.bench.cases import FORWARD, Case
 from scripts.bench.measure import Buffers, Run, take_turns
+from scripts.bench.predicted import CPU_RUNNERS
 from scripts.bench.rows import Row
 from scripts.bench.system import OURS, Declined, System, network
 
@@ -127,9 +128,6 @@ def run(case: Case, bench: Bench) -> list[Row]:
     return rows
 
 
-CPU_RUNNERS = {"torch", "torch-fused", "compiled"}
-
-
 def predicted_ms(system: System, case: Case, pass_: str) -> float | None:
     """Milliseconds by the model of cost; None of others, and where it knows nothing of plan or machine."""
     net = system.module
@@ -137,8 +135,10 @@ def predicted_ms(system: System, case: Case, pass_: str) -> float | None:
         return None
     plan = net.plan
     known = (plan.parallel, plan.memory, plan.chunk) == ("intra", "save", None)
-    if plan.machine.device == "cpu" and not {c.runner for c in plan.choices} <= CPU_RUNNERS:
+    if plan.machine.device == "cpu" and not {c.runner for c in plan.choices} <= {*CPU_RUNNERS}:
         return None  # a kernel under the interpreter
+    if plan.machine.device == "cpu" and case.dtype != "float32":
+        return None  # constants are those of float32
     if not known or constants_of(plan.machine) is None:
         return None
     passes = "forward" if pass_ == FORWARD else "forward+backward"

@@ -30,6 +30,7 @@ from scripts.bench.page_tables import (
     updates,
     workers,
 )
+from scripts.bench.predicted import of_row
 from scripts.bench.rows import Row
 from scripts.bench.tables import SETS, TABLES
 from scripts.bench.where import ROOT
@@ -165,11 +166,11 @@ def summary(found: Sequence[Row]) -> str:
 
 
 def model(found: Sequence[Row]) -> str:
-    """How far the model of cost was from what was measured."""
+    """How far the model of cost, as it is now, is from what was measured."""
     by_pass: dict[str, list[float]] = {}
     for r in found:
-        if r.predicted_ms:
-            by_pass.setdefault(r.pass_, []).append(r.predicted_ms / r.p50_ms)
+        if guess := of_row(r):
+            by_pass.setdefault(r.pass_, []).append(guess / r.p50_ms)
     lines = [
         [
             p,

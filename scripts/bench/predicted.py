@@ -19,11 +19,37 @@ from framework.cost_cpu import Cpu
 from framework.load import load_graph
 from framework.machine import CPU
 from framework.plan import Plan, make_plan
+from scripts.bench.cases import Case, graph
+from scripts.bench.rows import Row
 
 RESULTS = Path(__file__).parent / "results"
 FILES = ("cpu.jsonl", "fused.jsonl", "times.jsonl")
 CELLS = {"gru": "gru_cudnn"}  # nn.GRU's equations
 BOTH: Passes = "forward+backward"
+CPU_RUNNERS = ("torch", "torch-fused", "compiled")
+
+
+def of_row(row: Row) -> float | None:
+    """Milliseconds of a row of ours by the model as it is now; of a GPU, or where the row does not say which
+    runner it was, those of when it was measured. None: the model knows nothing of it.
+    """
+    runner = row.figures.get("runner")
+    if row.predicted_ms is None or row.gpu or not isinstance(runner, str):
+        return row.predicted_ms
+    if row.dtype != "float32" or runner not in CPU_RUNNERS:  # constants are those of float32
+        return None
+    case = Case(
+        table=row.table, cell=str(row.options["cell"]), T=row.T, B=row.B, H=row.H, F=row.F, layers=row.layers,
+        bidirectional=bool(row.options["bidirectional"]), input_product=row.input_product,
+    )  # fmt: skip
+    passes = cast(Passes, row.pass_)
+    return predict(planned(case, runner), row.T, row.B, passes, threads=row.threads).seconds * 1e3
+
+
+@cache
+def planned(case: Case, runner: str) -> Plan:
+    """The plan of a case on a CPU."""
+    return make_plan(graph(case), runner=runner)
 
 
 class Check(NamedTuple):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.bench import expected
-from scripts.bench.predicted import BOTH, Check, check, error, kept_rows, layer, milliseconds, table
+from scripts.bench import expected, rows
+from scripts.bench.predicted import BOTH, Check, check, error, kept_rows, layer, milliseconds, of_row, table
+from tests.bench.fake_rows import row
 
 
 def test_every_kept_row_is_predicted():
@@ -55,6 +56,26 @@ def test_the_layer_of_a_row():
     assert layer("gru", 32, "torch-fused").choices[0].runner == "torch-fused"
     fast, slow = (milliseconds("torch", "lstm", n, 16, 4, BOTH, 1) for n in (64, 1024))
     assert fast < slow
+
+
+def test_rows_are_predicted_again_where_the_model_knows_them():
+    """By the model of now, whatever it said then; constants of CPUs are those of float32."""
+    known = {"figures": {"runner": "torch"}, "predicted_ms": 1e6}
+    options = {"cell": "lstm", "bidirectional": False}
+    mine = row(**known, options=options, threads=1)
+    assert of_row(mine) == pytest.approx(milliseconds("torch", "lstm", 128, 128, 8, BOTH, 1))
+    assert of_row(row(**known, options=options, dtype="float64")) is None
+    assert of_row(row(**known, gpu="NVIDIA H200")) == of_row(row(predicted_ms=1e6)) == 1e6
+    assert of_row(row(predicted_ms=None)) is None
+
+
+@pytest.mark.slow
+def test_predictions_are_near_what_was_measured():
+    """All rows of the bench on CPUs: half of them within 20 %."""
+    found = [(r, of_row(r)) for r in rows.latest(rows.read(rows.KEPT)).values() if not r.gpu]
+    ratios = [guess / r.p50_ms for r, guess in found if guess]
+    assert len(ratios) > 200
+    assert sorted(abs(x - 1) for x in ratios)[len(ratios) // 2] < 0.2
 
 
 @pytest.mark.slow
