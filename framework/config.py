@@ -179,6 +179,9 @@ def _check_ranges(values: Mapping[str, Any]) -> None:
             raise ConfigError(place, f"'{value}' is not known", near(value, known))
     if not optimizer["lr"] > 0:
         raise ConfigError("optimizer.lr", f"{optimizer['lr']} is no learning rate", "Give a number above 0.")
+    if train["min_lr"] > optimizer["lr"]:
+        cause = f"{train['min_lr']} is above the rate it ends at, optimizer.lr={optimizer['lr']}"
+        raise ConfigError("train.min_lr", cause, "Give less, or 0.")
 
 
 def find_checkpoint(target: str, runs: Path, option: str = "resume") -> Path:

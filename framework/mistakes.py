@@ -148,6 +148,8 @@ def value_error(error: BaseException) -> tuple[str, str]:
             match[2], match[2]
         )
         return f"'{match[1]}' is not {kind}", f"Give {kind}."
+    if "is not a ListConfig" in text:
+        return "it is no list", "Write numbers in brackets: [0.9,0.999]."
     if "is not a subclass of" in text or "Cannot assign" in text:
         return "this is a group of options, not a value", "Set the options in it, e.g. train.epochs=3."
     return text.rstrip("."), ""

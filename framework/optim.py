@@ -62,7 +62,7 @@ def make_optimizer(
             raise ConfigError(f"optimizer.{key}", f"{name} has no such option", f"It has {', '.join(known)}.")
     try:
         return kind(params, **options)  # type: ignore[arg-type]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, IndexError) as error:  # IndexError: a list that is too short
         raise ConfigError(
             "optimizer", f"{name} refuses its options: {error}", "See conf/optimizer."
         ) from error

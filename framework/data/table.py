@@ -235,6 +235,8 @@ def _write(
                 cause = f"row {seen + bad + 1}: column '{name}' holds {what} ({shown})"
                 raise DataError(str(file), cause, "Mend it, or cut the series there: data.on_error=skip")
             left += int(np.sum(~good))
+        if columns.truth:
+            _check_truth(numbers[:, -1], good, columns.truth, seen, file)
         groups = _objects(piece, columns.group, file)
         times = _objects(piece, columns.time, file)
         # Where a row does not go on from the one before it: another group, or a gap.
@@ -260,6 +262,15 @@ def _write(
     if left:
         faults.add(DataError(str(file), f"{left} of {seen} rows hold no number where one is used"))
     return runs
+
+
+def _check_truth(marks: np.ndarray, good: np.ndarray, name: str, seen: int, file: Path) -> None:
+    """Raise DataError for a mark of a fault in a row that is used which is neither 0 nor 1."""
+    strange = good & (marks != 0) & (marks != 1)
+    if strange.any():
+        row = int(np.flatnonzero(strange)[0])
+        cause = f"row {seen + row + 1}: column '{name}' holds {marks[row]:g}, where 0 is health and 1 a fault"
+        raise DataError(str(file), cause, "Mend it, or name another column: data.truth=NAME")
 
 
 def _check_rises(times: np.ndarray, cut: np.ndarray, before: Any, seen: int, file: Path) -> None:

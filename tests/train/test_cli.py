@@ -55,6 +55,12 @@ MISTAKES = {
         ["optimizer.momentum: optimizer=adam has no"],
     ),
     "an optimizer that refuses": ([*TINY, "optimizer.eps=-1"], ["optimizer: adam refuses its options"]),
+    "an optimizer's list that is too short": (
+        [*TINY, "optimizer.betas=[0.9]"],
+        ["optimizer: adam refuses its options"],
+    ),
+    "a number for a list": (["optimizer.betas=0.9"], ["optimizer.betas: it is no list", "[0.9,0.999]"]),
+    "a last rate above the first": (["train.min_lr=1"], ["train.min_lr: 1.0 is above the rate"]),
     "no learning rate": (["optimizer.lr=0"], ["optimizer.lr: 0.0 is no learning rate"]),
     "unknown task": (["task=speech"], ["task: there is no 'speech'"]),
     "a task that does not fit": ([*TINY, "task=framewise"], ["task: 'framewise' does not fit data=adding"]),

@@ -58,6 +58,10 @@ def test_columns_by_name(tmp_path):
     assert (x[:, 0] == -2 * y[:, 0]).all()
     truth = data.truth("dev")
     assert truth is not None and int(truth.sum()) == 216 - 201
+    marks = [0.0] * 7 + [0.4] + [1.0] * (ROWS - 8)
+    file = write_csv(tmp_path / "two.csv", truth=marks)
+    with pytest.raises(DataError, match=r"two\.csv: row 8: column 'truth' holds 0\.4, where 0 is health"):
+        read(file, tmp_path, targets=["a"], truth="truth")
 
 
 def test_groups_files_and_gaps_end_a_track(tmp_path):
