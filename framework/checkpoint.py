@@ -89,7 +89,10 @@ def load(path: Path) -> tuple[dict[str, Any], str]:
             cause = cause or "this is no checkpoint of train.py"
             continue
         return content, f"{path}: {cause}: using {file.name}, the checkpoint before it." if cause else ""
-    raise ConfigError(str(path), cause, "Give a run folder or a .pt file that train.py wrote.")
+    best, fix = path.with_name("best.pt"), "Give a run folder or a .pt file that train.py wrote."
+    if path.name == "last.pt" and path.exists() and best.exists():
+        fix = f"An older one is {best}: resume from it."
+    raise ConfigError(str(path), cause, fix)
 
 
 def _read(file: Path) -> Any:

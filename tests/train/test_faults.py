@@ -126,6 +126,19 @@ def test_a_best_checkpoint_that_is_damaged_at_the_end_is_said(cli, tiny, tmp_pat
     assert "best.pt: the file is damaged" in line and line.endswith("the checkpoint before it.")
 
 
+def test_a_last_checkpoint_that_is_damaged_with_none_before_it_leaves_the_best(cli, tiny, tmp_path):
+    assert cli(*tiny, "run_dir=a")[0] == 0
+    folder = tmp_path / "a"
+    (folder / "last.pt").write_bytes((folder / "last.pt").read_bytes()[:2000])
+    (folder / "last.pt.prev").unlink()
+    code, _, err = cli("resume=a", "train.epochs=3")
+    assert code == 2 and err.startswith("ConfigError: a/last.pt: the file is damaged (")
+    assert err.endswith(". An older one is a/best.pt: resume from it.\n") and err.count("\n") == 1
+    code, out, err = cli("resume=a/best.pt", "train.epochs=3")
+    assert code == 0 and "test: " in out, err
+    assert losses(folder)[0][-1][0] == 12
+
+
 # ---- a full disk
 
 
