@@ -11,6 +11,7 @@ from torch import Tensor
 
 from framework.call_inputs import check_frames, check_indices, check_state, filled, padding_of, read_inputs
 from framework.cell import Op
+from framework.component import Component
 from framework.plan import Loop
 from framework.random import mask_values
 from framework.runners import hoisted
@@ -127,7 +128,13 @@ class Call:
             self._linear(k, step)
         elif isinstance(step, Loop):
             start = self.now()
-            self.loop(step, self.ready(step))
+            given = self.buffers.get(step.pre)
+            if isinstance(given, Fed):  # it takes little of what others do
+                del self.buffers[step.pre]
+                c = self.plan.components[step.component]
+                self._fused(self.net.fused[step.pre], given, self._edges(c)[0])
+            else:
+                self.loop(step, self.ready(step))
             self.count(start)
         elif step.op not in self.net.unread_maps:
             self._map(step.op)
@@ -243,13 +250,7 @@ class Call:
         for op in c.cell:
             if op.kind == "shift" and (keep := self.mask(op.shift)) is not None:
                 masks[abs(op.shift)] = keep
-        boundary, init = [], []
-        for node, distance in c.states.items():
-            init.append(self._initial(node))
-            if c.direction > 0:
-                boundary.append(self.state.history[node][-distance:])
-            else:
-                boundary.append(init[-1].expand(distance, self.lanes, -1))
+        boundary, init = self._edges(c)
         return LoopCall(
             Chunk(
                 self.steps,
@@ -272,6 +273,19 @@ class Call:
             boundary,
             init,
         )
+
+    def _edges(self, c: Component) -> tuple[list[Tensor], list[Tensor]]:
+        """Of each state of a loop: its values before the first step (if time runs backward: after the last
+        one), in time order, and its initial value.
+        """
+        boundary, init = [], []
+        for node, distance in c.states.items():
+            init.append(self._initial(node))
+            if c.direction > 0:
+                boundary.append(self.state.history[node][-distance:])
+            else:
+                boundary.append(init[-1].expand(distance, self.lanes, -1))
+        return boundary, init
 
     def loop(self, step: Loop, call: LoopCall) -> list[Tensor]:
         """One loop on its own; the sequences that it gives."""

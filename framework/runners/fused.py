@@ -46,6 +46,7 @@ class FusedLoop(LoopRunner):
         used = [p for p in plan.packs.values() if any(name in wanted for name, _, _ in p.members)]
         self.packs = tuple(p.name for p in used)
         self.members = {p.name: p.members for p in used}
+        self.turns = self._turns()
 
     def takes(self, lengths: Tensor | None, resets: Tensor | None) -> bool:
         """Whether torch's routine runs a call, and `fused` is to be called.
@@ -112,6 +113,11 @@ class FusedLoop(LoopRunner):
 
         hold: with a column more, which holds the state wherever its input is 1.
         """
+        if self.turns and not hold:
+            out = [turn.of(packs) for turn in self.turns]
+            if len(out) == 3:
+                out.append(out[0].new_zeros(out[0].shape[0]))
+            return _one_buffer(out, self.v) if out[0].is_cuda else out
         v, pieces = self.v, _Pieces(packs, self.members)
         columns = [
             pieces.stacked([gate.inputs[k] for gate in v.gates], v.size) for k in range(len(v.sources))
@@ -131,6 +137,28 @@ class FusedLoop(LoopRunner):
         if v.project:
             out.append(pieces.part[v.project])
         return _one_buffer(out, v) if pieces.like.is_cuda else out
+
+    def _turns(self) -> tuple[_Turn, ...]:
+        """How torch's weights of the input, the recurrent ones and the bias are made where each is one pack
+        in another order; nothing where there is more to it.
+        """
+        gates = self.v.gates
+        if (
+            len(self.v.sources) > 1
+            or self.v.project
+            or any(g.inner or g.const or g.inner_const for g in gates)
+        ):
+            return ()
+        wanted = [[g.inputs[0] for g in gates], [(g.recurrent,) for g in gates]]
+        wanted += [[g.bias for g in gates]] if any(g.bias for g in gates) else []
+        made = []
+        for blocks in wanted:
+            names = [name for block in blocks for name in block]
+            pack = next((p for p in self.packs if sorted(m[0] for m in self.members[p]) == sorted(names)), "")
+            if not pack or any(len(block) != 1 for block in blocks):
+                return ()
+            made.append(_turn(pack, self.members[pack], names))
+        return tuple(made)
 
     # What another runner does ---------------------------------------------------------------------------
 
@@ -159,6 +187,35 @@ class FusedLoop(LoopRunner):
     ) -> Sequence[Tensor | None]:
         """See `LoopRunner.gradients_of`."""
         return self.other.gradients_of(chunk, n_ext, tensors, kept, dy, wanted)
+
+
+class _Turn(NamedTuple):
+    """A weight that is a pack in another order. sizes: of the parts into which it is cut; order: of these."""
+
+    pack: str
+    sizes: tuple[int, ...]
+    order: tuple[int, ...]
+
+    def of(self, packs: Mapping[str, Tensor]) -> Tensor:
+        """The weight."""
+        pack = packs[self.pack]
+        if len(self.sizes) == 1:
+            return pack
+        parts = torch.split(pack, self.sizes)
+        return torch.cat([parts[i] for i in self.order])
+
+
+def _turn(pack: str, members: Sequence[tuple[str, int, int]], names: Sequence[str]) -> _Turn:
+    """Gates that follow each other in both orders are one part: each costs time at every call."""
+    places = {name: (lo, hi) for name, lo, hi in members}
+    parts: list[tuple[int, int]] = []
+    for lo, hi in (places[name] for name in names):
+        if parts and parts[-1][1] == lo:
+            parts[-1] = (parts[-1][0], hi)
+        else:
+            parts.append((lo, hi))
+    rows = sorted(parts)
+    return _Turn(pack, tuple(hi - lo for lo, hi in rows), tuple(rows.index(part) for part in parts))
 
 
 def _names(gate: Gate) -> set[str]:
