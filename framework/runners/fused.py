@@ -201,7 +201,7 @@ class _Turn(NamedTuple):
         pack = packs[self.pack]
         if len(self.sizes) == 1:
             return pack
-        parts = torch.split(pack, self.sizes)
+        parts = torch.split(pack, list(self.sizes))
         return torch.cat([parts[i] for i in self.order])
 
 
