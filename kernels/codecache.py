@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -81,8 +82,9 @@ def load(text: str, label: str = "cell", folder: Path | None = None) -> ModuleTy
 
 def write(text: str, path: Path) -> Path:
     """Make `path` a file that holds `text`, by a rename; a file that holds something else is replaced."""
-    if path.is_file() and path.read_bytes() == text.encode():
-        return path
+    with contextlib.suppress(FileNotFoundError):  # another process may remove it at any moment
+        if path.read_bytes() == text.encode():
+            return path
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
     try:

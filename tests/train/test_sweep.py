@@ -288,7 +288,7 @@ def test_a_signal_right_after_a_job_was_begun_loses_none(tmp_path, monkeypatch):
         return future
 
     def work(job):
-        return processes.run([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path / f"{job}.txt")
+        return processes.run(["sleep", "600"], tmp_path / f"{job}.txt")
 
     def over(job, ended):
         os.kill(os.getpid(), signal.SIGTERM)
