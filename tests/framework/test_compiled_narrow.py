@@ -73,15 +73,21 @@ def of_dtype(batch: Batch, dtype: torch.dtype) -> Batch:
 Errors = dict[str, tuple[float, float]]
 
 
-def errors(graph: Graph, batches: Sequence[Batch], dtype: torch.dtype, **more: Any) -> Errors:
+def errors(
+    graph: Graph,
+    batches: Sequence[Batch],
+    dtype: torch.dtype,
+    rounded: torch.dtype | None = None,
+    **more: Any,
+) -> Errors:
     """Of all outputs and gradients: the relative errors of ours and of torch's at the same dtype, against
-    float64 on the same rounded weights and inputs: root mean squares over the batches, each with weights of
-    its own.
+    float64 on the same weights and inputs, rounded to that dtype (or another): root mean squares over the
+    batches, each with weights of its own.
     """
     squares: dict[str, list[tuple[float, float]]] = {}
     for seed, batch in enumerate(batches):
-        batch = of_dtype(batch, dtype)
-        weights = {n: w.to(dtype).double() for n, w in random_weights(graph, seed).items()}
+        batch = of_dtype(of_dtype(batch, rounded or dtype), dtype)
+        weights = {n: w.to(rounded or dtype).double() for n, w in random_weights(graph, seed).items()}
         exact = network(graph, torch.float64, "torch", weights)
         want = run_network(exact, [of_dtype(batch, torch.float64)], seed).tensors
         found = []
@@ -124,11 +130,15 @@ def random_case(seed: int) -> None:
     """A few small numbers say little of errors: only what is wrong would be as far off as this allows."""
     source = random_graph(seed)
     graph = load_graph(source)
-    found = errors(graph, draws(graph, 2, **batch_kind(seed)), torch.bfloat16)
+    batches = draws(graph, 2, **batch_kind(seed))
+    found = errors(graph, batches, torch.bfloat16)
     if not all(math.isfinite(e) and e < 0.1 for _, e in found.values()):
         return  # rounding decides what comes out
+    # Where the terms of a sum cancel, float32 loses as many digits as bfloat16 does.
+    wide = errors(graph, batches, torch.float32, torch.bfloat16)
     for name, (ours, theirs) in found.items():
-        assert ours <= 8 * (theirs + LAST[torch.bfloat16]), (name, ours, theirs, source)
+        lost = wide[name][1] * torch.finfo(torch.bfloat16).eps / torch.finfo(torch.float32).eps
+        assert ours <= 8 * (theirs + LAST[torch.bfloat16]) + 2 * lost, (name, ours, theirs, lost, source)
 
 
 @pytest.mark.parametrize("seed", [1])

@@ -34,8 +34,10 @@ from tests.oracle import random_weights
 
 ROOT = Path(__file__).resolve().parents[2]
 CELLS = sorted(path.stem for path in (ROOT / "conf" / "cell").glob("*.yaml"))
-# float64: some hundred terms in another order. onnxruntime's layer norm keeps a part in float32.
+# float64: some hundred terms in another order. onnxruntime's layer norm keeps a part in float32, and torch's
+# ONNX exporter rounds numbers of formulas (scrn's alpha) to it.
 TOLERANCE, NORM = 1e-13, 1e-7
+ROUNDED = ("lstm_norm", "scrn")
 SIZES = ((6, 3), (1, 1))
 # Delays of inputs and nodes, both directions, a table, start values, a loop that reads nothing, a mask.
 ALL = {
@@ -118,7 +120,7 @@ def test_every_function_of_the_language(tmp_path: Path):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_every_cell(cell: str, form: str, tmp_path: Path):
-    check(made(one(cell)), form, tmp_path / "x.onnx", cell, NORM if cell == "lstm_norm" else TOLERANCE)
+    check(made(one(cell)), form, tmp_path / "x.onnx", cell, NORM if cell in ROUNDED else TOLERANCE)
 
 
 @pytest.mark.slow
